@@ -1,0 +1,65 @@
+# Tasks of mobula-proxy; `make help` lists them. They need Python 3.11 or newer and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Options for the proxy that `make run` starts, as in: make run ARGS="--set log.access=true"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(VENV)/.run ## Serve on 127.0.0.1:8080; without MOBULA_API_KEY, a demo on the sandbox
+	@exec $(BIN)/mobula-proxy serve --demo $(ARGS)
+
+.PHONY: test
+test: lint types imports ## Run the linters, the type checker and all tests
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev ## Check types, strictly
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.dev ## Check that imports point one way
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(VENV)/.dev ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: schema
+schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
+	$(BIN)/python -m proxy.config > docs/config.schema.json
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure CPU per request, memory and time to ready
+	$(BIN)/python bench/footprint.py
+	$(BIN)/python bench/throughput.py
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mobula-proxy needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run

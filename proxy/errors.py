@@ -1,0 +1,114 @@
+"""The refusals: every error that this proxy itself answers a client with.
+
+Each knows its HTTP status and its code, the word that goes into `X-Mobula-Proxy-Error` and the
+problem document (RFC 9457). Errors are raised where they arise and translated once, in
+`traffic.handler`. A detail is text for the client: it never holds a secret.
+"""
+
+import json
+from typing import ClassVar
+
+
+class Refusal(Exception):
+    """Base of all refusals; `retry_after` is in seconds, None when waiting would not help."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    keeps_connection: ClassVar[bool] = True
+    """False when the next bytes on the client's connection cannot be trusted to be a request."""
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def problem(self) -> bytes:
+        """Return the problem document (RFC 9457, section 3) as JSON bytes."""
+        return json.dumps(
+            {
+                "type": f"urn:mobula-proxy:error:{self.code}",
+                "title": self.title,
+                "status": self.status,
+                "detail": self.detail,
+                "code": self.code,
+            }
+        ).encode()
+
+
+class MalformedRequest(Refusal):
+    status, code, title = 400, "malformed_request", "Malformed HTTP request"
+    keeps_connection = False
+
+
+class AuthPathDenied(Refusal):
+    status, code, title = 403, "auth_path_denied", "Tokens are managed by the proxy"
+
+
+class MethodDenied(Refusal):
+    status, code, title = 405, "method_denied", "Method not allowed"
+    keeps_connection = False
+
+
+class RequestTimeout(Refusal):
+    status, code, title = 408, "request_timeout", "Request body came too slowly"
+    keeps_connection = False
+
+
+class TargetTooLong(Refusal):
+    status, code, title = 414, "target_too_long", "Request target too long"
+    keeps_connection = False
+
+
+class ExpectationFailed(Refusal):
+    status, code, title = 417, "expectation_failed", "Unknown expectation"
+
+
+class HeadersTooLarge(Refusal):
+    status, code, title = 431, "headers_too_large", "Request header fields too large"
+    keeps_connection = False
+
+
+class UpgradeUnsupported(Refusal):
+    status, code, title = 501, "upgrade_unsupported", "Protocol upgrade not supported"
+    keeps_connection = False
+
+
+class TransferCodingUnsupported(Refusal):
+    status, code, title = 501, "transfer_coding_unsupported", "Transfer coding not supported"
+    keeps_connection = False
+
+
+class UpstreamUnreachable(Refusal):
+    status, code, title = 502, "upstream_unreachable", "Upstream unreachable"
+
+
+class UpstreamClosed(Refusal):
+    """The connection ended before the answer did; `answered` tells whether a byte had come."""
+
+    status, code, title = 502, "upstream_closed", "Upstream closed the connection"
+
+    def __init__(self, detail: str, *, answered: bool) -> None:
+        super().__init__(detail)
+        self.answered = answered
+
+
+class UpstreamInvalid(Refusal):
+    status, code, title = 502, "upstream_invalid", "Upstream answer is not valid HTTP"
+
+
+class TokenUnavailable(Refusal):
+    status, code, title = 503, "token_unavailable", "No token available"
+
+
+class UpstreamBusy(Refusal):
+    status, code, title = 503, "upstream_busy", "All upstream connections are busy"
+
+
+class UpstreamTimeout(Refusal):
+    status, code, title = 504, "upstream_timeout", "Upstream too slow"
+
+
+class VersionUnsupported(Refusal):
+    status, code, title = 505, "version_unsupported", "HTTP version not supported"
+    keeps_connection = False
