@@ -1,0 +1,179 @@
+"""Where things are: the address to listen on, an upstream's name and its URL.
+
+Parsers bring each into one form, so that equal places are equal values, and raise `Wrong` with what
+would be right.
+"""
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+
+from proxy.settings.values import Wrong
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
+_PORT = r"[0-9]{1,5}"
+_UNIX_PATH_BYTES = 107  # sun_path is 108 bytes on Linux, the last one NUL
+
+
+def _host(text: str) -> str:
+    """Return the host in lower case, an IP address compressed and without brackets."""
+    if text.startswith("[") and text.endswith("]"):
+        return str(ipaddress.IPv6Address(text[1:-1]))
+    if not re.fullmatch(_HOST_NAME, text):
+        raise ValueError
+    if text.rpartition(".")[2].isdigit():  # resolvers would read 127.1 as an address too
+        return str(ipaddress.IPv4Address(text))
+    return text.lower()
+
+
+def _port(text: str, lowest: int) -> int:
+    if not re.fullmatch(_PORT, text) or not lowest <= int(text) <= 65535:
+        raise Wrong.because(f"must have a port between {lowest} and 65535")
+    return int(text)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def _authority(host: str, port: int | None) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: `path` of a Unix socket, or `host` and `port` when `path` is empty.
+
+    `port` 0 asks the system for a free one. An IPv6 `host` is without brackets.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `host:port`, `[v6]:port` or `unix:/path`; raise Wrong for anything else."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str) or ":" not in value:
+            raise Wrong.because("must be host:port, [v6]:port or unix:/path, e.g. 127.0.0.1:8080")
+        if value.startswith("unix:"):
+            return cls(path=_unix_path(value.removeprefix("unix:")))
+        host, _, port = value.rpartition(":")
+        return cls(host=_bind_host(host), port=_port(port, 0))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a Unix socket counts."""
+        return bool(self.path) or _is_loopback(self.host)
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else _authority(self.host, self.port)
+
+
+def _unix_path(path: str) -> str:
+    if not path.startswith("/") or not path.isprintable():
+        raise Wrong.because("must have an absolute path, as in unix:/run/mobula-proxy/proxy.sock")
+    if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
+        raise Wrong.because(f"must have a path of at most {_UNIX_PATH_BYTES} bytes")
+    return path
+
+
+def _bind_host(text: str) -> str:
+    if ":" in text and not text.startswith("["):
+        raise Wrong.because("must have brackets around an IPv6 address, as in [::1]:8080")
+    try:
+        return _host(text)
+    except ValueError:
+        raise Wrong.because(
+            "must start with an IP address or a host name, as in 127.0.0.1:8080"
+        ) from None
+
+
+Bind = Annotated[
+    Address,
+    BeforeValidator(Address.parse),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": rf"^(?:unix:/.+|(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|{_HOST_NAME}):{_PORT})$",
+        }
+    ),
+]
+"""An Address; text `host:port`, `[v6]:port` or `unix:/path`."""
+
+
+def _upstream_name(text: str) -> str:
+    """Return the name in lower case: the host, and the port if any, that clients put in `Host`."""
+    name, colon, port = text.rpartition(":")
+    has_port = bool(colon) and port.isdecimal()
+    try:
+        host = _host(name if has_port else text)
+    except ValueError:
+        raise Wrong.because(
+            "must be a host name with an optional port, e.g. api.mobula.io or localhost:9000"
+        ) from None
+    return _authority(host, _port(port, 1) if has_port else None)
+
+
+UpstreamName = Annotated[
+    str,
+    AfterValidator(_upstream_name),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_HOST_NAME}(?::{_PORT})?$"}),
+]
+
+
+def _http_url(text: str) -> str:
+    """Return `scheme://host[:port][/prefix]`: scheme and host in lower case, no slash at the end.
+
+    Raises Wrong for credentials and queries too: a prefix is all that goes before a request's path.
+    """
+    scheme, separator, rest = text.partition("://")
+    if scheme.lower() not in {"http", "https"} or not separator:
+        raise Wrong.because("must start with https:// (or http:// for this machine)")
+    if "@" in rest:
+        raise Wrong.because("must not hold a user name or password")
+    if "?" in rest or "#" in rest:
+        raise Wrong.because("must not hold a query or fragment (? or #)")
+    if not re.fullmatch(r"[!-~]+", rest):
+        raise Wrong.because("must name a host, without spaces, as in https://api.mobula.io")
+    netloc, slash, path = rest.partition("/")
+    return f"{scheme.lower()}://{_url_authority(netloc)}{(slash + path).rstrip('/')}"
+
+
+def _url_authority(netloc: str) -> str:
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", netloc)
+    try:
+        host = _host(found[1] if found else "")
+    except ValueError:
+        raise Wrong.because("must name a host, as in https://api.mobula.io") from None
+    port = found[2] if found else None
+    return _authority(host, None if port is None else _port(port, 1))
+
+
+HttpUrl = Annotated[
+    str,
+    AfterValidator(_http_url),
+    WithJsonSchema({"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s@?#]+$"}),
+]
+
+
+def travels_in_clear(url: str) -> bool:
+    """Whether requests to this HttpUrl cross a network unencrypted."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")

@@ -1,0 +1,271 @@
+"""Where settings come from: one YAML file, then environment variables, then `--set` flags.
+
+Mappings merge key by key, everything else is replaced whole. Each value's origin is kept, so that
+a problem can name the line, the variable or the flag to correct.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from re import fullmatch
+from typing import Any
+
+import yaml
+
+from proxy.settings.problems import Problem, SettingsError, full_name, shown
+from proxy.settings.values import SettingPath
+
+PREFIX = "MOBULA_PROXY__"
+_FILE_BYTES = 1 << 20
+_DEFAULTS = "the defaults"
+
+
+@dataclass(slots=True)
+class Tree:
+    """All that the sources say, merged: plain values, and the origin of each."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[SettingPath, str] = field(default_factory=dict)
+
+    def overlay(self, path: SettingPath, value: object, origins: Mapping[SettingPath, str]) -> None:
+        """Put `value` at `path`, over what stood there; `origins` are full paths."""
+        for step in reversed(path):
+            value = {step: value}
+        self.values = self._merged(self.values, value, ())
+        self.origins |= origins
+
+    def _merged(self, under: object, over: object, path: SettingPath) -> Any:
+        if not isinstance(under, dict) or not isinstance(over, dict):
+            self.origins = {p: o for p, o in self.origins.items() if p[: len(path)] != path}
+            return over
+        merged = {
+            key: self._merged(under[key], value, (*path, key)) if key in under else value
+            for key, value in over.items()
+        }
+        return under | merged
+
+    def problem(self, path: SettingPath, text: str, *, show: bool) -> Problem:
+        """Return what is wrong at `path`, with the value and its origin."""
+        found, value = self._lookup(path)
+        return Problem(
+            full_name(path),
+            text,
+            shown(path, value) if show and found else None,
+            self._origin(path),
+        )
+
+    def _lookup(self, path: SettingPath) -> tuple[bool, object]:
+        value: Any = self.values
+        for step in path:
+            try:
+                value = value[step]
+            except (LookupError, TypeError):
+                return False, None
+        return True, value
+
+    def _origin(self, path: SettingPath) -> str:
+        """Return the origin of the value, else of what stands around it, else of its neighbours."""
+        for length in range(len(path), 0, -1):
+            here = path[:length]
+            if here in self.origins:
+                return self.origins[here]
+            if below := [o for p, o in self.origins.items() if p[:length] == here]:
+                return below[0]
+        return _DEFAULTS
+
+
+def read(
+    file: Path | None, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]]
+) -> Tree:
+    """Return the merged tree; raise SettingsError with all that cannot be read."""
+    tree, problems = Tree(), []
+    from_file = [_read_file(file)] if file else []
+    for entry in chain(from_file, _read_environ(environ), _read_overrides(overrides)):
+        if isinstance(entry, Problem):
+            problems.append(entry)
+        else:
+            problems += entry.problems
+            tree.overlay(entry.path, entry.value, entry.origins)
+    if problems:
+        raise SettingsError(problems)
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What one source says about the settings below `path`."""
+
+    path: SettingPath
+    value: object
+    origins: Mapping[SettingPath, str]
+    problems: Sequence[Problem] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _NotYaml:
+    """Why a text is no YAML; never quotes the text, which may hold a secret."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class _Document:
+    """A parsed text: its value, the line of each path, and what a mapping must not have."""
+
+    value: object = None
+    lines: dict[SettingPath, int] = field(default_factory=dict)
+    misfits: list[tuple[SettingPath, str, int]] = field(default_factory=list)
+
+
+# --- The file ------------------------------------------------------------------------------------
+
+
+def _read_file(file: Path) -> _Entry | Problem:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_FILE_BYTES + 1)
+    except OSError as error:
+        return Problem(str(file), f"cannot be read: {error.strerror or error}")
+    if len(content) > _FILE_BYTES:
+        return Problem(str(file), "must be at most 1MiB")
+    try:
+        document = _parse(content.decode("utf-8-sig"), ())
+    except UnicodeDecodeError:
+        return Problem(str(file), "must be UTF-8 text")
+    return _file_entry(file, document)
+
+
+def _file_entry(file: Path, document: _Document | _NotYaml) -> _Entry | Problem:
+    if isinstance(document, _NotYaml):
+        return Problem(str(file), document.text)
+    if document.value is not None and not isinstance(document.value, dict):
+        return Problem(str(file), "must be a mapping of settings")
+    origins = {path: f"{file}, line {line}" for path, line in document.lines.items()}
+    problems = [
+        Problem(full_name(path) or "settings", text, None, f"{file}, line {line}")
+        for path, text, line in document.misfits
+    ]
+    return _Entry((), document.value or {}, origins, problems)
+
+
+# --- Environment and flags -----------------------------------------------------------------------
+
+
+def _read_environ(environ: Mapping[str, str]) -> Iterator[_Entry | Problem]:
+    """Read the variables, those of whole sections first: the more exact name wins."""
+    names = [name for name in environ if name.startswith(PREFIX)]
+    for name in sorted(names, key=lambda name: (name.count("__"), name)):
+        path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        if all(path):
+            yield _read_value(path, environ[name], name)
+        else:
+            yield Problem(name, f"names no setting; write {PREFIX}SECTION__KEY")
+
+
+def _read_overrides(overrides: Sequence[tuple[str, str]]) -> Iterator[_Entry | Problem]:
+    for key, text in overrides:
+        path = tuple(key.split("."))
+        if not all(path):
+            yield Problem(f"--set {key}=", "names no setting; write --set section.key=value")
+            continue
+        entry = _read_value(path, text, f"--set {full_name(path)}")
+        if path[0] == "upstreams" and isinstance(entry, _Entry):
+            whole = _upstream_path(path, entry.value)
+            entry = _Entry(whole, entry.value, {whole: f"--set {key}"}, entry.problems)
+        yield entry
+
+
+def _upstream_path(path: tuple[str, ...], value: object) -> SettingPath:
+    """Put the dots of an upstream's name back: it is all but the last word, its setting.
+
+    No upstream setting is a mapping, so a mapping is a whole upstream and has no such last word.
+    """
+    words = path[1:]
+    if len(words) < 2 or isinstance(value, dict):
+        return ("upstreams", ".".join(words)) if words else path
+    return ("upstreams", ".".join(words[:-1]), words[-1])
+
+
+def _read_value(path: SettingPath, text: str, origin: str) -> _Entry | Problem:
+    if fullmatch(r"\[[^\[\]{}\"']*\]:[0-9]+", text):  # [v6]:port only looks like a YAML list
+        return _Entry(path, text, {path: origin})
+    document = _parse(text, path)
+    if isinstance(document, _NotYaml):
+        return Problem(full_name(path), document.text, None, origin)
+    problems = [Problem(full_name(p), text, None, origin) for p, text, _ in document.misfits]
+    return _Entry(path, document.value, {path: origin}, problems)
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and without anchors and aliases: they could expand without bound or hold themselves.
+
+    A date stays text, because no setting is a date.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's way to say it
+        first: [resolver for resolver in resolvers if "timestamp" not in resolver[0]]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            problem = "anchors and aliases (& and *) are not supported; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _parse(text: str, path: SettingPath) -> _Document | _NotYaml:
+    document = _Document()
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        document.value = None if node is None else _value(loader, node, path, document)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        return _NotYaml(f"is not valid YAML{place}: {reason}")
+    except yaml.YAMLError:  # the reader's, which has no mark
+        return _NotYaml("holds a character that YAML does not allow")
+    except (ValueError, RecursionError):  # a number of 5000 digits, brackets without end
+        return _NotYaml("holds a value that cannot be read")
+    return document
+
+
+def _value(
+    loader: yaml.SafeLoader, node: yaml.Node, path: SettingPath, document: _Document
+) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(loader, node, path, document)
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            document.lines[(*path, index)] = item.start_mark.line + 1
+        return [
+            _value(loader, item, (*path, index), document) for index, item in enumerate(node.value)
+        ]
+    return loader.construct_object(node)
+
+
+def _mapping(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, path: SettingPath, document: _Document
+) -> dict[str, object]:
+    mapping: dict[str, object] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value
+        if key_node.tag != "tag:yaml.org,2002:str":
+            document.misfits.append(
+                (path, "must have text for names; put quotes around them", line)
+            )
+            continue
+        here = (*path, key)
+        if key in mapping:
+            document.misfits.append((here, "is set twice", line))
+        document.lines[here] = line
+        mapping[key] = _value(loader, value_node, here, document)
+    return mapping
