@@ -1,0 +1,61 @@
+"""The mint budget: at most 5 creation calls a minute for each static key (Mobula's token page).
+
+Pure: every method is handed `now`. A call is charged when it starts and its place in the window is
+moved to when it ended, since Mobula counts it when it arrives, somewhere in between: so the window
+holds whatever the network does to the timing.
+"""
+
+from collections import deque
+
+CALLS = 5
+WINDOW = 60.0
+
+
+class MintBudget:
+    """Counts creation calls in a sliding window; one call at a time."""
+
+    def __init__(self) -> None:
+        self._calls: deque[float] = deque()
+        self._closed_until = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<MintBudget {len(self._calls)} of {CALLS} calls in the window>"
+
+    def left(self, now: float) -> int:
+        """Return how many calls may start now."""
+        self._forget(now)
+        return 0 if now < self._closed_until else CALLS - len(self._calls)
+
+    def next_at(self, now: float) -> float:
+        """Return when the next call may start: `now` if one may start at once."""
+        self._forget(now)
+        if len(self._calls) < CALLS:
+            return max(now, self._closed_until)
+        return max(self._calls[0] + WINDOW, self._closed_until)
+
+    def refill_at(self, now: float) -> float:
+        """Return when one more call than now will be allowed; `now` if none was made."""
+        self._forget(now)
+        return self._calls[0] + WINDOW if self._calls else now
+
+    def start(self, now: float) -> None:
+        """Charge a call that starts now; the caller has seen `left`."""
+        self._calls.append(now)
+
+    def end(self, now: float) -> None:
+        """Note that the call charged last has ended."""
+        if self._calls:
+            self._calls[-1] = now
+
+    def refund(self) -> None:
+        """Take back the call charged last: it never reached Mobula."""
+        if self._calls:
+            self._calls.pop()
+
+    def close(self, until: float) -> None:
+        """Allow no call before this time: Mobula said that the budget is used up."""
+        self._closed_until = max(self._closed_until, until)
+
+    def _forget(self, now: float) -> None:
+        while self._calls and self._calls[0] + WINDOW <= now:
+            self._calls.popleft()

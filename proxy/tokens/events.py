@@ -1,0 +1,75 @@
+"""What happens to tokens, said once; logs and metrics subscribe."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.tokens.model import MintFault, Reason, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """One creation call gave `count` tokens; `unreadable` says what else the answer held."""
+
+    count: int
+    seconds: float
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MintFailed:
+    """One creation call gave no token; the next may start in `retry_in` seconds."""
+
+    fault: MintFault
+    retry_in: float
+    covered: bool
+    """Whether a usable token is still in hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """Another token became current."""
+
+    token_id: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A token is never leased again before its time."""
+
+    token_id: str
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """Mobula counts `requests` more than we do on this token; its word was taken."""
+
+    token_id: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A revoke call ended; `ok` tells whether Mobula confirmed it."""
+
+    token_id: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """The static key's source holds another key; tokens of the old one are being replaced."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUnreadable:
+    """The static key's source became unreadable or bad; the last good key stays in use."""
+
+    detail: str
+
+
+Event = Minted | MintFailed | Rotated | Quarantined | Drifted | Revoked | KeyChanged | KeyUnreadable
+Observer = Callable[[Event], None]

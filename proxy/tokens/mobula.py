@@ -1,0 +1,285 @@
+"""Client of Mobula's token endpoints: the one place that sends the static key.
+
+Shapes are those of Mobula's token page and of its own TypeScript client. The JWT's signature is
+never verified: its secret is Mobula's.
+"""
+
+import hashlib
+import json
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import jwt
+
+from proxy.tokens.clock import steady
+from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
+
+TIMEOUT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 1 << 20
+DATE_GRAIN = 1.0
+"""Seconds that a Date header may lie behind the clock it was read from."""
+
+
+class MintError(Exception):
+    """A creation call gave no token; `fault` says why."""
+
+    def __init__(self, fault: MintFault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one creation call gave; `unreadable` says what else its answer held."""
+
+    tokens: tuple[Token, ...]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Any
+    body: Any
+    """The JSON value, or None when the answer is not JSON."""
+
+
+class MobulaClient:
+    """Talks to the token endpoints at `url` (an origin, maybe with a path prefix)."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca_file: str | None = None,
+        clock: Callable[[], float] = steady,
+        wall: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
+    ) -> None:
+        self._url = url.rstrip("/") + "/api/2/auth"
+        self._ca_file = ca_file
+        self._clock = clock
+        self._wall = wall
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        context = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
+        # A new connection for each call: calls are rare, and aiohttp would resend some of them
+        # by itself on a kept connection that went stale.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def mint(
+        self, key: Secret, *, count: int, expires_in: float, request_limit: int
+    ) -> Batch:
+        """Create `count` tokens that live `expires_in` seconds. Raises MintError."""
+        body = {
+            "expiresIn": round(expires_in * 1000),
+            "count": count,
+            "requestLimit": str(request_limit),
+        }
+        sent_at = self._clock()
+        try:
+            answer = await self._call("POST", "/tokens", key, json=body)
+        except aiohttp.ClientConnectorError as error:
+            raise MintError(_fault_of_connect(error)) from None
+        except aiohttp.ConnectionTimeoutError:
+            raise MintError(
+                MintFault("connect", "no connection within the timeout", sent=False)
+            ) from None
+        except TimeoutError:
+            detail = f"no answer within {TIMEOUT_SECONDS:g} s"
+            raise MintError(MintFault("timeout", detail)) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise MintError(MintFault("broken", f"broken answer: {_plain(error)}")) from None
+        if answer.status not in (200, 201):
+            raise MintError(_fault_of_status(answer))
+        return self._read_batch(answer, sent_at, request_limit)
+
+    async def inspect(self, key: Secret, token: Token) -> Inspection:
+        """Ask about one token; never raises: no clear answer is UNKNOWN."""
+        try:
+            answer = await self._call("GET", "/token", key, params={"token": token.secret.reveal()})
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return Inspection(Standing.UNKNOWN)
+        if answer.status in (404, 410):
+            return Inspection(Standing.GONE)
+        if answer.status != 200 or not isinstance(answer.body, dict):
+            return Inspection(Standing.UNKNOWN)
+        if "apiToken" in answer.body and answer.body["apiToken"] is None:
+            return Inspection(Standing.GONE)
+        remaining = _count(_inner(answer.body, "apiToken").get("remaining"))
+        if remaining is None:
+            return Inspection(Standing.UNKNOWN)
+        return Inspection(Standing.ALIVE if remaining else Standing.EXHAUSTED, remaining)
+
+    async def revoke(self, key: Secret, token: Token) -> bool:
+        """Revoke one token; tell whether Mobula confirmed that it is gone."""
+        try:
+            answer = await self._call("DELETE", f"/tokens/{token.id}", key)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+        return answer.status in (200, 202, 204, 404, 410)
+
+    async def _call(self, method: str, path: str, key: Secret, **request: Any) -> _Answer:
+        if self._session is None:
+            raise RuntimeError("MobulaClient is used outside its `async with`")
+        async with self._session.request(
+            method,
+            self._url + path,
+            headers={"Authorization": key.reveal(), "Accept": "application/json"},
+            allow_redirects=False,
+            **request,
+        ) as response:
+            raw = bytearray()
+            async for chunk in response.content.iter_any():
+                raw += chunk
+                if len(raw) > MAX_ANSWER_BYTES:
+                    raise aiohttp.ClientPayloadError("answer too long")
+            return _Answer(response.status, response.headers, _json(bytes(raw)))
+
+    def _read_batch(self, answer: _Answer, sent_at: float, request_limit: int) -> Batch:
+        entries = _entries(answer.body)
+        if not entries:
+            detail = f"status {answer.status} with an answer that holds no token"
+            raise MintError(MintFault("unreadable", detail))
+        # Lifetimes are judged in Mobula's time: between our two clock readings its Date was read.
+        mobula_now = _date(answer.headers.get("Date"))
+        offset = sent_at - DATE_GRAIN - (self._wall() if mobula_now is None else mobula_now)
+        tokens, unreadable = [], []
+        for number, entry in enumerate(entries, 1):
+            try:
+                tokens.append(_read_token(entry, sent_at, offset, request_limit))
+            except ValueError as error:
+                unreadable.append(f"token {number} of {len(entries)}: {error}")
+        if not tokens:
+            raise MintError(MintFault("unreadable", "; ".join(unreadable[:3])))
+        return Batch(tuple(tokens), tuple(unreadable))
+
+
+def _fault_of_connect(error: aiohttp.ClientConnectorError) -> MintFault:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return MintFault("tls", "the certificate was not accepted", sent=False)
+    return MintFault("connect", f"no connection: {_plain(error.os_error)}", sent=False)
+
+
+def _fault_of_status(answer: _Answer) -> MintFault:
+    status = answer.status
+    meanings = {
+        401: "Mobula refused the static key",
+        402: "Mobula asks for payment",
+        403: "the key's plan has no short-lived tokens (Startup, Growth and Enterprise have)",
+        429: "the mint budget is used up by others who share this key",
+    }
+    if 300 <= status < 400:
+        return MintFault("redirect", f"status {status}: redirects are not followed with a key")
+    return MintFault(
+        str(status),
+        f"status {status}: {meanings.get(status, 'the token endpoint failed')}",
+        fatal=status in (401, 402, 403),
+        retry_after=_retry_after(answer.headers.get("Retry-After")) if status == 429 else None,
+    )
+
+
+def _entries(body: Any) -> list[Any]:
+    """Find the tokens in a creation answer; Mobula's own client accepts all three envelopes."""
+    if not isinstance(body, dict):
+        return []
+    listed = body.get("createApiTokens")
+    if isinstance(listed, list):
+        return listed
+    for holder in (listed, body.get("data"), body):
+        if isinstance(holder, dict) and "token" in holder:
+            return [holder]
+    return []
+
+
+def _read_token(entry: Any, sent_at: float, offset: float, request_limit: int) -> Token:
+    """Read one token; `offset` turns Mobula's time into ours. Raises ValueError."""
+    if not isinstance(entry, dict):
+        raise ValueError("not an object")
+    value = entry.get("token")
+    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,8192}", value):
+        raise ValueError("no token value that fits into a header")
+    token_id = entry.get("id")
+    known = isinstance(token_id, str) and re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", token_id)
+    limit = _count(entry.get("requestLimit")) or request_limit
+    remaining = _count(entry.get("remaining"))
+    return Token(
+        id=str(token_id) if known else "unnamed-" + hashlib.sha256(value.encode()).hexdigest()[:12],
+        secret=Secret(value),
+        minted_at=sent_at,
+        expires_at=_expiry(value, entry.get("expiresTimeString")) + offset,
+        limit=limit,
+        left=limit if remaining is None else min(limit, remaining),
+        revocable=bool(known),
+    )
+
+
+def _expiry(value: str, text: Any) -> float:
+    """Return when a token expires, in Mobula's epoch seconds; the JWT's `exp` is trusted first."""
+    try:
+        claims = jwt.decode(value, options={"verify_signature": False})
+        exp = claims.get("exp")
+    except jwt.PyJWTError:
+        exp = None
+    if isinstance(exp, int | float) and not isinstance(exp, bool):
+        return float(exp)
+    if isinstance(text, str):
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    raise ValueError("neither an exp claim nor expiresTimeString")
+
+
+def _inner(body: dict[str, Any], name: str) -> dict[str, Any]:
+    inner = body.get(name, body.get("data", body))
+    return inner if isinstance(inner, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    """Read a number that Mobula sends as a string; None when it is none, or below zero."""
+    text = str(value)
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _date(text: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def _retry_after(text: str | None) -> float | None:
+    return min(300.0, max(1.0, float(text))) if text and text.isdigit() else None
+
+
+def _plain(error: BaseException) -> str:
+    """Describe an error by its kind and system text only, never by the request it was about."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
+    return reason or type(error).__name__
