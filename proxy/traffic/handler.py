@@ -1,0 +1,357 @@
+"""The one pipeline, for every listener: admit, lease, send, settle, relay.
+
+A lease is taken when a connection is in hand and nothing is awaited between lease and write, so no
+token is sent late. It is settled when the answer's head is there.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from proxy.config import LimitSettings
+from proxy.errors import AuthPathDenied, Refusal, UpstreamClosed
+from proxy.tokens.keeper import Keeper
+from proxy.tokens.model import Lease, Outcome, Standing, Token
+from proxy.traffic import headers as fields
+from proxy.traffic.body import RequestBody
+from proxy.traffic.connection import Connection
+from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.message import Framing, ResponseHead
+from proxy.traffic.target import manages_tokens, origin_form, without_keys
+from proxy.traffic.upstream import Upstream
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+REFUSALS = frozenset({401, 403})
+USED_UP = 429
+MOST_REFUSED = 3
+"""Tokens that one request is sent with at the most: its own, another, and a newly minted one."""
+INSPECT_SECONDS = 2.0
+"""How long a request waits to learn whether a refusal is about its token."""
+
+
+class Sent(web.StreamResponse):
+    """Tells aiohttp that the answer has been written to the transport already."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002 - aiohttp's hook
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's hook
+        return None
+
+
+def _sent(*, keep: bool) -> Sent:
+    sent = Sent()
+    sent._keep_alive = keep  # noqa: SLF001 - force_close() has no counterpart
+    return sent
+
+
+SENT_KEEP, SENT_CLOSE = _sent(keep=True), _sent(keep=False)
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A request as it goes upstream, but for its token."""
+
+    method: str
+    head: bytes
+    body: RequestBody | None
+    chunked: bool
+
+    def may_resend(self, status: int | None = None) -> bool:
+        """Tell whether it may go again, after an answer of `status` or after none at all.
+
+        A 401 says that nothing was done (RFC 9110, section 15.5.2), so any method may follow it.
+        """
+        safe = self.method in IDEMPOTENT or status == 401
+        return safe and (self.body is None or self.body.replayable)
+
+
+class Attempt:
+    """One sending of a request: its connection, its lease, and the upload if one goes on."""
+
+    __slots__ = ("connection", "failure", "head", "lease", "upload")
+
+    head: ResponseHead
+
+    def __init__(self, connection: Connection, lease: Lease) -> None:
+        self.connection = connection
+        self.lease = lease
+        self.upload: asyncio.Task[None] | None = None
+        self.failure: Refusal | None = None
+
+    async def send(self, out: Outgoing) -> None:
+        """Send the request and receive the answer's head. Raises refusals."""
+        head = out.head + fields.authorization(self.lease.token.secret.reveal())
+        head_only = out.method == "HEAD"
+        body = out.body.whole() if out.body else b""
+        if body is None:
+            self.connection.begin(head, head_only=head_only, complete=False)
+            self.upload = asyncio.create_task(self._upload(out))
+        elif out.chunked:
+            framed = b"%b%b0\r\n\r\n" % (head, _chunk(body) if body else b"")
+            self.connection.begin(framed, head_only=head_only, complete=True)
+        else:
+            self.connection.begin(head + body, head_only=head_only, complete=True)
+        try:
+            self.head = await self.connection.head()
+        except Refusal:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+
+    async def _upload(self, out: Outgoing) -> None:
+        assert out.body is not None  # noqa: S101 - for the type checker
+        try:
+            async for chunk in out.body.chunks():
+                self.connection.write(_chunk(chunk) if out.chunked else chunk)
+                if self.connection.writing_paused:
+                    await self.connection.drain()
+            if out.chunked:
+                self.connection.write(b"0\r\n\r\n")
+            self.connection.end()
+        except UpstreamClosed:
+            pass  # head() or read() tells it, unless the answer had come before
+        except Refusal as refusal:
+            self.failure = refusal
+            self.connection.abort()
+
+    async def stop(self) -> None:
+        """End the upload; what it has read of the body stays held."""
+        if self.upload is not None and not self.upload.done():
+            self.upload.cancel()
+            await asyncio.wait({self.upload})
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Handler:
+    """Serves one listener's requests; they all go to `upstream`."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        keeper: Keeper,
+        limits: LimitSettings,
+        token_wait: float,
+        observe: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.upstream_name = upstream.name
+        self.draining = False
+        self.active = 0
+        self._upstream = upstream
+        self._keeper = keeper
+        self._limits = limits
+        self._token_wait = token_wait
+        self._observe = observe
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Handler to {self._upstream.name}, {self.active} active>"
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        fact = Fact(self._upstream.name, method=request.method)
+        started = self._clock()
+        self.active += 1
+        try:
+            return await self._serve(request, fact)
+        except Refusal as refusal:
+            return self._refuse(request, refusal, fact)
+        except asyncio.CancelledError:
+            fact.complete = False
+            raise
+        except Exception:
+            self._refuse(request, Refusal("The proxy failed; its log says how."), fact)
+            raise
+        finally:
+            self.active -= 1
+            fact.seconds = self._clock() - started
+            self._observe(fact)
+
+    async def _serve(self, request: web.BaseRequest, fact: Fact) -> web.StreamResponse:
+        out = self._admit(request, fact)
+        attempt = await self._answered(out, fact)
+        try:
+            return await self._relay(request, attempt, fact)
+        finally:
+            await attempt.stop()
+            self._upstream.release(attempt.connection)
+
+    # Admit
+
+    def _admit(self, request: web.BaseRequest, fact: Fact) -> Outgoing:
+        """Check a request and turn it into what goes upstream. Raises refusals."""
+        keys = self._keeper.known_keys
+        raw_target = request.raw_path.encode("utf-8", "surrogateescape")
+        target, places = without_keys(origin_form(request.method, raw_target), keys)
+        fact.path = target.partition(b"?")[0].decode("latin-1")
+        found = fields.read_request(
+            request.raw_headers, request.version, keys, self._limits.header_bytes
+        )
+        fact.stripped = found.stripped + places
+        if manages_tokens(target):
+            raise AuthPathDenied(
+                "The proxy mints and revokes tokens itself; /api/2/auth is not for its clients."
+            )
+        if target != b"*":
+            target = self._upstream.prefix + target
+        body = None
+        if found.chunked or found.length not in (None, b"0"):
+            body = RequestBody(
+                request,
+                keep=self._limits.replay_bytes,
+                seconds=self._limits.body_timeout,
+                expected=found.expects_continue,
+            )
+        head = fields.request_head(request.method, target, self._upstream.authority, found)
+        return Outgoing(request.method, head, body, found.chunked)
+
+    # Send and settle
+
+    async def _answered(self, out: Outgoing, fact: Fact) -> Attempt:
+        """Send the request until an answer belongs to the client. Raises refusals."""
+        refused: dict[str, Token] = {}
+        lost = False
+        while True:
+            fact.attempts += 1
+            try:
+                attempt = await self._attempt(out, refused)
+            except UpstreamClosed as error:
+                if lost or error.answered or not out.may_resend():
+                    raise
+                lost = True
+                continue
+            try:
+                again = await self._settle(attempt, out, refused)
+            except BaseException:
+                await self._discard(attempt)
+                raise
+            if not again:
+                return attempt
+            await self._discard(attempt)
+
+    async def _attempt(self, out: Outgoing, refused: dict[str, Token]) -> Attempt:
+        attempt = Attempt(*await self._equip(refused))
+        try:
+            await attempt.send(out)
+        except BaseException:
+            self._keeper.settle(attempt.lease, Outcome.UNKNOWN)
+            await self._discard(attempt)
+            raise
+        return attempt
+
+    async def _equip(self, refused: dict[str, Token]) -> tuple[Connection, Lease]:
+        """Get a connection and a lease, both good at this very moment. Raises refusals."""
+        deadline = self._clock() + self._token_wait
+        while True:
+            await self._keeper.wait_for_token(deadline - self._clock(), refused)
+            connection = await self._upstream.acquire()
+            lease = self._keeper.lease(refused)
+            if lease is not None:
+                return connection, lease
+            self._upstream.release(connection)
+
+    async def _settle(self, attempt: Attempt, out: Outgoing, refused: dict[str, Token]) -> bool:
+        """Settle the lease by the answer's head; tell whether the request goes again."""
+        lease, status = attempt.lease, attempt.head.status
+        if status not in REFUSALS and status != USED_UP:
+            self._keeper.settle(lease, Outcome.USED if status < 400 else Outcome.UNKNOWN)
+            return False
+        if self._keeper.known_verdict(lease.token, status) in (Standing.ALIVE, Standing.UNKNOWN):
+            self._keeper.settle(lease, Outcome.UNKNOWN)
+            return False
+        refused[lease.token.id] = lease.token
+        may_go = out.may_resend(status) and len(refused) < MOST_REFUSED
+        if status == USED_UP:
+            standing = await self._keeper.verdict(lease.token, status, INSPECT_SECONDS)
+            dead = standing in (Standing.EXHAUSTED, Standing.GONE)
+            self._keeper.settle(lease, Outcome.EXHAUSTED if dead else Outcome.UNKNOWN)
+            return dead and may_go
+        self._keeper.refuse(lease, status)
+        if not may_go:
+            return False
+        if len(refused) == 1 and self._keeper.has_other(refused):
+            return True
+        return await self._all_dead(refused, status)
+
+    async def _all_dead(self, refused: dict[str, Token], status: int) -> bool:
+        for token in refused.values():
+            standing = await self._keeper.verdict(token, status, INSPECT_SECONDS)
+            if standing not in (Standing.EXHAUSTED, Standing.GONE):
+                return False
+        return True
+
+    async def _discard(self, attempt: Attempt) -> None:
+        try:
+            await attempt.stop()
+        finally:
+            self._upstream.release(attempt.connection)
+
+    # Relay
+
+    async def _relay(
+        self, request: web.BaseRequest, attempt: Attempt, fact: Fact
+    ) -> web.StreamResponse:
+        transport = request.transport
+        if transport is None:
+            fact.complete = False
+            return SENT_CLOSE
+        head, connection = attempt.head, attempt.connection
+        framing = fields.client_framing(request.method, head, request.version)
+        keep = self._keeps(request) and framing is not Framing.CLOSE
+        fact.status = head.status
+        data = fields.response_head(request.method, head, framing, request.version, keep=keep)
+        if framing is Framing.NONE:
+            transport.write(data)
+            return SENT_KEEP if keep else SENT_CLOSE
+        chunked = framing is Framing.CHUNKED
+        piece = connection.take_nowait()
+        try:
+            transport.write(data + (_chunk(piece) if chunked and piece else piece))
+            while not connection.body_complete:
+                await self._drain(request)
+                piece = await connection.read()
+                if piece:
+                    transport.write(_chunk(piece) if chunked else piece)
+            if chunked:
+                transport.write(b"0\r\n\r\n")
+        except (Refusal, ConnectionError, TimeoutError):
+            fact.complete = False
+            _break_off(transport)
+            return SENT_CLOSE
+        return SENT_KEEP if keep and self._keeps(request) else SENT_CLOSE
+
+    def _keeps(self, request: web.BaseRequest) -> bool:
+        """Tell whether the client's connection can take another request after this one."""
+        return request.keep_alive and not self.draining and request.content.is_eof()
+
+    async def _drain(self, request: web.BaseRequest) -> None:
+        """Wait while the client is slow. Raises TimeoutError once it takes nothing at all."""
+        if request.protocol.writing_paused:
+            async with asyncio.timeout(self._limits.client_idle_timeout):
+                await request.writer.drain()
+
+    def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
+        keep = refusal.keeps_connection and self._keeps(request)
+        fact.status, fact.code = refusal.status, refusal.code
+        body = refusal.problem()
+        head = fields.problem_head(refusal, body, keep=keep)
+        if request.transport is not None:
+            request.transport.write(head if request.method == "HEAD" else head + body)
+        return SENT_KEEP if keep else SENT_CLOSE
+
+
+def _break_off(transport: asyncio.Transport) -> None:
+    """End a client's connection so that it cannot take what it got for the whole answer."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
