@@ -1,0 +1,250 @@
+"""The wiring: settings and a static key become a running proxy, from bound sockets to the exit."""
+
+import asyncio
+import random
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp.http_parser
+import structlog
+
+from proxy import __version__
+from proxy.config import Address, Settings
+from proxy.ops.admin import Admin, Status
+from proxy.ops.logs import AccessLog, StripLog, TokenLog
+from proxy.ops.metrics import Metrics
+from proxy.tokens.budget import MintBudget
+from proxy.tokens.clock import steady
+from proxy.tokens.events import Event
+from proxy.tokens.keeper import Keeper
+from proxy.tokens.key import KeySource, StaticKey
+from proxy.tokens.mobula import MobulaClient
+from proxy.tokens.pool import TokenPool
+from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.handler import Handler
+from proxy.traffic.listeners import Listener, listen
+from proxy.traffic.upstream import Upstream
+
+DRAIN_POLL_SECONDS = 0.02
+
+
+class StartError(Exception):
+    """The proxy cannot start on this machine; the text says why."""
+
+
+class App:
+    """One proxy: `async with` binds and serves, `finish` drains, revokes and returns."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: KeySource,
+        key: StaticKey,
+        clock: Callable[[], float] = steady,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Raises ValueError for an upstream whose certificate authorities cannot be read."""
+        _require_c_extensions()
+        self._settings = settings
+        self._born = clock()
+        self._clock = clock
+        self._draining = False
+        self._quit = asyncio.Event()
+        self._log: Any = structlog.get_logger("mobula_proxy")
+        self._metrics = Metrics()
+        self._upstreams = {name: Upstream(name, each) for name, each in settings.upstreams.items()}
+        self._mobula, self._keeper = self._build_tokens(source, key, chance)
+        self._listeners = self._build_listeners()
+        self._stack = AsyncExitStack()
+        self.admin_address = settings.admin.bind
+        self._metrics.watch(
+            self._keeper.snapshot,
+            lambda: [each.snapshot() for each in self._upstreams.values()],
+            lambda: self.active,
+        )
+
+    def __repr__(self) -> str:
+        return f"<App {self._listeners!r}>"
+
+    def _build_tokens(
+        self, source: KeySource, key: StaticKey, chance: Callable[[], float]
+    ) -> tuple[MobulaClient, Keeper]:
+        settings = self._settings.token
+        minting = next(iter(self._settings.upstreams.values()))
+        mobula = MobulaClient(minting.url, ca_file=minting.ca_file, clock=self._clock)
+        token_log = TokenLog()
+
+        def tell(event: Event) -> None:
+            self._metrics.observe_token(event)
+            token_log(event)
+
+        pool = TokenPool(
+            limit=settings.request_limit,
+            standby=settings.standby,
+            budget=MintBudget(),
+            chance=chance,
+            tell=tell,
+        )
+        keeper = Keeper(
+            pool=pool,
+            mobula=mobula,
+            source=source,
+            key=key,
+            settings=settings,
+            tell=tell,
+            clock=self._clock,
+        )
+        return mobula, keeper
+
+    def _build_listeners(self) -> list[Listener]:
+        settings = self._settings
+        observers: list[Observer] = [self._metrics.observe_request, StripLog()]
+        if settings.log.access:
+            observers.append(AccessLog())
+
+        def observe(fact: Fact) -> None:
+            for observer in observers:
+                observer(fact)
+
+        listeners = []
+        for each in settings.listeners:
+            handler = Handler(
+                upstream=self._upstreams[each.upstream],
+                keeper=self._keeper,
+                limits=settings.limits,
+                token_wait=settings.token.wait,
+                observe=observe,
+            )
+            listeners.append(Listener(each, handler, settings.limits, observe))
+        return listeners
+
+    async def __aenter__(self) -> Self:
+        """Bind every address and start to serve. Raises BindError."""
+        async with AsyncExitStack() as stack:
+            for upstream in self._upstreams.values():
+                stack.push_async_callback(upstream.close)
+            await stack.enter_async_context(self._mobula)
+            await stack.enter_async_context(self._keeper)
+            for listener in self._listeners:
+                await listener.bind()
+                stack.push_async_callback(listener.close)
+            await self._bind_admin(stack)
+            self._stack = stack.pop_all()
+        _raise_file_limit()
+        self._say_what_is_served()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def _bind_admin(self, stack: AsyncExitStack) -> None:
+        front = Admin(self, self._metrics).server()
+        server, self.admin_address = await listen(front, self._settings.admin.bind)
+        stack.push_async_callback(front.shutdown, 0.0)
+        stack.callback(server.close)
+
+    def _say_what_is_served(self) -> None:
+        self._log.info(
+            "serving",
+            version=__version__,
+            listeners=[
+                f"{each.mode} {each.address} -> {self._settings.upstreams[name].url}"
+                for each, name in self._served()
+            ],
+            admin=str(self.admin_address),
+            key=self._keeper.fingerprint,
+        )
+
+    def _served(self) -> list[tuple[Listener, str]]:
+        return [(each, each.handler.upstream_name) for each in self._listeners]
+
+    # What is going on
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the listeners are bound, in the settings' order."""
+        return [each.address for each in self._listeners]
+
+    @property
+    def active(self) -> int:
+        """Requests being served."""
+        return sum(each.handler.active for each in self._listeners)
+
+    def status(self) -> Status:
+        tokens = self._keeper.snapshot()
+        usable = self._keeper.ready()
+        if self._draining:
+            reason = "draining"
+        elif usable:
+            reason = ""
+        else:
+            reason = tokens.fault.detail if tokens.fault else "the first token has not arrived"
+        return Status(
+            ready=usable and not self._draining,
+            started=self._keeper.started,
+            draining=self._draining,
+            reason=reason,
+            uptime=round(self._clock() - self._born, 3),
+            key=self._keeper.fingerprint,
+            listeners=tuple(
+                f"{each.mode} {each.address} -> {name}" for each, name in self._served()
+            ),
+            active=self.active,
+            tokens=tokens,
+            upstreams=tuple(each.snapshot() for each in self._upstreams.values()),
+        )
+
+    def rotate(self) -> None:
+        """Have every token replaced and the old ones revoked."""
+        self._keeper.rotate()
+
+    def quit(self) -> None:
+        """Ask for an orderly end; `finish` then goes on."""
+        self._quit.set()
+
+    # The end
+
+    async def wait_quit(self) -> None:
+        """Return when an end was asked for."""
+        await self._quit.wait()
+
+    async def finish(self) -> None:
+        """Drain, then revoke the tokens, each within its time."""
+        self._draining = True
+        started = time.monotonic()
+        self._log.info("draining", active=self.active)
+        for listener in self._listeners:
+            listener.drain()
+        deadline = started + self._settings.shutdown.drain
+        while self.active and time.monotonic() < deadline:  # noqa: ASYNC110 - no event on the hot path
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        cut_off = self.active
+        if self._settings.token.on_exit == "revoke":
+            await self._keeper.retire(self._settings.shutdown.revoke)
+        self._log.info(
+            "stopped", seconds=round(time.monotonic() - started, 3), requests_cut_off=cut_off
+        )
+
+
+def _require_c_extensions() -> None:
+    if aiohttp.http_parser.HttpRequestParser is aiohttp.http_parser.HttpRequestParserPy:
+        raise StartError(
+            "aiohttp was installed without its C extensions, whose HTTP parser this proxy relies "
+            "on. Install a binary wheel, and unset AIOHTTP_NO_EXTENSIONS."
+        )
+
+
+def _raise_file_limit() -> None:
+    """Each request in flight takes two descriptors; the usual limit of 1024 is soon reached."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,172 @@
+"""The command line: a thin face over `app`, `sandbox` and the admin listener."""
+
+import os
+from pathlib import Path
+
+import click
+
+from proxy import __version__, run
+from proxy.config import Address, Settings, SettingsError, effective, load
+from proxy.ops import client, logs
+from proxy.tokens.key import KeyRefusedError, find_key_source
+
+DEMO_KEY = "sandbox-static-key"
+
+
+def _split_override(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    pairs = [value.partition("=") for value in values]
+    wrong = [key for key, mark, _ in pairs if not mark]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} has no '='; write --set section.key=value")
+    return [(key.strip(), value) for key, _, value in pairs]
+
+
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="MOBULA_PROXY_CONFIG",
+    metavar="FILE",
+    help="YAML settings; config.example.yaml names them all.  [env: MOBULA_PROXY_CONFIG]",
+)
+_set = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_split_override,
+    help="Override one setting, as in --set token.standby=2. May be given again.",
+)
+_admin = click.option(
+    "--admin",
+    metavar="ADDRESS",
+    help="Admin address of the running proxy; by default the one in the settings.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mobula-proxy")
+def main() -> None:
+    """Give every Mobula API call a current short-lived token.
+
+    Apps call this proxy as if it were the API. It takes out whatever key they send, puts in a
+    token that it minted from yours, and rotates tokens so that no one notices.
+
+    Settings come from --config, then MOBULA_PROXY__SECTION__KEY in the environment, then --set.
+    The static key comes from MOBULA_API_KEY, MOBULA_API_KEY_FILE or api_key.file.
+
+    Exit codes: 0 well, 1 failed, 2 bad usage or settings, 143 ended by SIGTERM.
+    """
+
+
+@main.command()
+@_config
+@_set
+@click.option(
+    "--demo",
+    is_flag=True,
+    help="Without a static key, serve a built-in sandbox of the Mobula API instead of refusing.",
+)
+def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> None:
+    """Run the proxy until SIGTERM, SIGINT or `mobula-proxy quit`."""
+    settings = _load(config, overrides)
+    logs.configure(settings.log)
+    if demo and not _names_a_key(settings):
+        run.run(run.serve_demo(settings, DEMO_KEY))
+    try:
+        source = find_key_source(settings.api_key, os.environ)
+        key = source.read()
+    except KeyRefusedError as error:
+        run.fail(str(error), run.EXIT_USAGE)
+    run.run(run.serve(settings, source, key))
+
+
+@main.command()
+@_config
+@_set
+def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
+    """Print the effective settings, or every error in them, and exit 2."""
+    settings = _load(config, overrides)
+    try:
+        key = find_key_source(settings.api_key, os.environ).read()
+    except KeyRefusedError as error:
+        run.fail(str(error), run.EXIT_USAGE)
+    click.echo(effective(settings), nl=False)
+    click.echo(f"# static key: fingerprint {key.fingerprint}")
+
+
+@main.command()
+@click.option("--bind", default="127.0.0.1:8081", show_default=True, metavar="HOST:PORT")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY[=PLAN]",
+    help=f"A static key that the sandbox knows, and its plan.  [default: {DEMO_KEY}=growth]",
+)
+def sandbox(bind: str, keys: tuple[str, ...]) -> None:
+    """Emulate the Mobula API, its tokens and their limits, for demos and tests.
+
+    Its ledger tells what arrived, and /_sandbox/faults makes it fail in chosen ways.
+    """
+    pairs = [key.rpartition("=") if "=" in key else (key, "", "growth") for key in keys]
+    known = {key: plan for key, _, plan in pairs} or {DEMO_KEY: "growth"}
+    run.run(run.serve_sandbox(bind, known))
+
+
+@main.command()
+@_config
+@_set
+@_admin
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
+def status(
+    config: Path | None, overrides: list[tuple[str, str]], admin: str | None, as_json: bool
+) -> None:
+    """Tell how the running proxy is; exit 1 if it is not ready or not there."""
+    address = _admin_address(config, overrides, admin)
+    run.run(client.show_status(address, as_json=as_json))
+
+
+@main.command()
+@_config
+@_set
+@_admin
+@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS")
+def wait(
+    config: Path | None, overrides: list[tuple[str, str]], admin: str | None, timeout: float
+) -> None:
+    """Return once the running proxy is ready; exit 1 if it is not in time."""
+    run.run(client.wait_ready(_admin_address(config, overrides, admin), timeout))
+
+
+@main.command(name="quit")
+@_config
+@_set
+@_admin
+def quit_(config: Path | None, overrides: list[tuple[str, str]], admin: str | None) -> None:
+    """Ask the running proxy to drain and end, as a Job's main container does when it is done."""
+    run.run(client.ask_quit(_admin_address(config, overrides, admin)))
+
+
+def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
+    try:
+        return load(file=config, environ=os.environ, overrides=overrides)
+    except SettingsError as error:
+        run.fail(str(error), run.EXIT_USAGE)
+
+
+def _names_a_key(settings: Settings) -> bool:
+    named = ("MOBULA_API_KEY", "MOBULA_API_KEY_FILE")
+    return settings.api_key.file is not None or any(name in os.environ for name in named)
+
+
+def _admin_address(
+    config: Path | None, overrides: list[tuple[str, str]], admin: str | None
+) -> Address:
+    if admin is None:
+        return _load(config, overrides).admin.bind
+    try:
+        return Address.parse(admin)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--admin") from error

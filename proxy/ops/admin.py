@@ -1,0 +1,123 @@
+"""The admin listener: health, metrics, status and the few things an operator may ask for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from proxy import __version__
+from proxy.ops.metrics import CONTENT_TYPE, Metrics
+from proxy.tokens.model import PoolSnapshot
+from proxy.traffic.upstream import UpstreamSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `/status` tells; times in seconds."""
+
+    ready: bool
+    started: bool
+    draining: bool
+    reason: str
+    uptime: float
+    key: str
+    listeners: tuple[str, ...]
+    active: int
+    tokens: PoolSnapshot
+    upstreams: tuple[UpstreamSnapshot, ...]
+
+
+class Operated(Protocol):
+    """What the admin listener needs of the running proxy."""
+
+    def status(self) -> Status: ...
+
+    def rotate(self) -> None: ...
+
+    def quit(self) -> None: ...
+
+
+class Admin:
+    """Answers operators; probes never call upstream."""
+
+    def __init__(self, proxy: Operated, metrics: Metrics) -> None:
+        self._proxy = proxy
+        self._metrics = metrics
+
+    def server(self) -> web.Server:
+        """Return the protocol factory to listen with; needs a running loop."""
+        return web.Server(self._serve, access_log=None, keepalive_timeout=75.0)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        route = self._routes().get(request.path)
+        if route is None:
+            return _answer(404, {"detail": f"known paths: {', '.join(sorted(self._routes()))}"})
+        method, answer = route
+        if request.method not in (method, "HEAD" if method == "GET" else method):
+            return _answer(405, {"detail": f"use {method}"}, Allow=method)
+        if method == "POST" and (why := _not_allowed(request)):
+            return _answer(403, {"detail": why})
+        return answer()
+
+    def _routes(self) -> dict[str, tuple[str, Callable[[], web.Response]]]:
+        return {
+            "/livez": ("GET", lambda: _answer(200, {"live": True})),
+            "/readyz": ("GET", self._ready),
+            "/startupz": ("GET", self._started),
+            "/metrics": ("GET", self._scrape),
+            "/status": ("GET", self._status),
+            "/rotate": ("POST", self._rotate),
+            "/quitquitquit": ("POST", self._quit),
+        }
+
+    def _ready(self) -> web.Response:
+        status = self._proxy.status()
+        return _answer(
+            200 if status.ready else 503, {"ready": status.ready, "reason": status.reason}
+        )
+
+    def _started(self) -> web.Response:
+        status = self._proxy.status()
+        return _answer(
+            200 if status.started else 503, {"started": status.started, "reason": status.reason}
+        )
+
+    def _scrape(self) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _status(self) -> web.Response:
+        return _answer(200, {"version": __version__, **asdict(self._proxy.status())})
+
+    def _rotate(self) -> web.Response:
+        self._proxy.rotate()
+        return _answer(202, {"rotating": True})
+
+    def _quit(self) -> web.Response:
+        self._proxy.quit()
+        return _answer(202, {"quitting": True})
+
+
+def _not_allowed(request: web.BaseRequest) -> str:
+    """Say why a request may not change anything, or return nothing.
+
+    Probes and metrics must be reachable from other machines; control is for this one, and not for
+    a web page that a browser on it has open: browsers send Origin with every POST.
+    """
+    if "Origin" in request.headers:
+        return "requests from web pages are not taken"
+    peer = request.transport and request.transport.get_extra_info("peername")
+    if peer and isinstance(peer, tuple) and not ip_address(peer[0].split("%")[0]).is_loopback:
+        return "only this machine may ask for that"
+    return ""
+
+
+def _answer(status: int, body: dict[str, Any], **headers: str) -> web.Response:
+    return web.Response(
+        status=status,
+        text=json.dumps(body, indent=2, default=str) + "\n",
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **headers},
+    )

@@ -1,0 +1,107 @@
+"""Speaks to the admin listener of a running proxy, for `status`, `wait` and `quit`."""
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from proxy.config import Address
+
+CALL_SECONDS = 5.0
+POLL_SECONDS = 0.1
+OK, FAILED = 0, 1
+
+
+class UnreachableError(Exception):
+    """No proxy answers on that admin address."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: dict[str, Any]
+
+
+async def _call(address: Address, method: str, path: str) -> _Answer:
+    connector = aiohttp.UnixConnector(address.path) if address.path else aiohttp.TCPConnector()
+    host = "localhost" if address.path else _reachable(address)
+    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.request(method, f"http://{host}{path}", allow_redirects=False) as response,
+        ):
+            body = json.loads(await response.text())
+            return _Answer(response.status, body if isinstance(body, dict) else {})
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise UnreachableError(f"no proxy answers on admin address {address}") from error
+
+
+def _reachable(address: Address) -> Address:
+    """An address that is bound on every interface is called on loopback."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - not bound here
+    return Address(anywhere.get(address.host, address.host), address.port)
+
+
+async def show_status(address: Address, *, as_json: bool) -> int:
+    """Print how the proxy is; return 1 if it is not ready or not there."""
+    try:
+        answer = await _call(address, "GET", "/status")
+    except UnreachableError as error:
+        return _complain(str(error))
+    text = json.dumps(answer.body, indent=2) if as_json else _describe(answer.body)
+    sys.stdout.write(text + "\n")
+    return OK if answer.body.get("ready") else FAILED
+
+
+def _describe(body: dict[str, Any]) -> str:
+    tokens = body["tokens"]
+    ready = "ready" if body["ready"] else f"not ready: {body['reason']}"
+    lines = [
+        f"mobula-proxy {body['version']}, {ready}, up {body['uptime']:.0f} s",
+        *(f"listener  {each}" for each in body["listeners"]),
+        f"requests  {body['active']} in flight, {tokens['rate']:.1f} a second lately",
+        f"budget    {tokens['permits']} of 5 creation calls left this minute",
+    ]
+    lines += [
+        f"token     {each['id']}  {each['state']:<9}  {each['left']} of {each['limit']} left, "
+        f"expires in {each['expires_in']:.0f} s"
+        for each in tokens["tokens"]
+    ]
+    return "\n".join(lines)
+
+
+async def wait_ready(address: Address, seconds: float) -> int:
+    """Return 0 once the proxy is ready, 1 if it is not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    why = ""
+    while True:
+        try:
+            answer = await _call(address, "GET", "/readyz")
+        except UnreachableError as error:
+            why = str(error)
+        else:
+            if answer.status == 200:
+                return OK
+            why = f"not ready: {answer.body.get('reason')}"
+        if time.monotonic() >= deadline:
+            return _complain(f"{why} (waited {seconds:g} s)")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def ask_quit(address: Address) -> int:
+    """Ask the proxy to drain and end; return once it has agreed."""
+    try:
+        answer = await _call(address, "POST", "/quitquitquit")
+    except UnreachableError as error:
+        return _complain(str(error))
+    return OK if answer.status == 202 else _complain(str(answer.body.get("detail")))
+
+
+def _complain(text: str) -> int:
+    sys.stderr.write(f"mobula-proxy: {text}\n")
+    return FAILED

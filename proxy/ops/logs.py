@@ -1,0 +1,130 @@
+"""The log: structlog to standard error, pretty on a terminal and JSON elsewhere.
+
+Only this module and `app` write it; the rooms say what happened as events and facts.
+"""
+
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+import structlog
+
+from proxy.config import LogSettings
+from proxy.tokens.events import (
+    Drifted,
+    Event,
+    KeyChanged,
+    KeyUnreadable,
+    Minted,
+    MintFailed,
+    Quarantined,
+    Revoked,
+    Rotated,
+)
+from proxy.traffic.fact import Fact
+
+WARN_AGAIN_SECONDS = 60.0
+"""A warning that each request could repeat is logged once in this time for each place."""
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Send our log lines, and those of libraries, to `stream` (standard error) in one form."""
+    out = stream or sys.stderr
+    pretty = settings.format == "pretty" or (settings.format == "auto" and out.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty())
+        if pretty
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.level),
+    )
+    handler = logging.StreamHandler(out)
+    before_render: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+    ]
+    if not pretty:
+        before_render.append(structlog.processors.format_exc_info)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[*before_render, render]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+
+
+class TokenLog:
+    """Observer of tokens: one line for each mint and each rotation, with the reason."""
+
+    def __init__(self) -> None:
+        self._log: Any = structlog.get_logger("mobula_proxy.tokens")
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Minted(count, seconds, unreadable):
+                self._log.info("tokens minted", count=count, seconds=round(seconds, 3))
+                for problem in unreadable:
+                    self._log.warning("mint answer partly unreadable", problem=problem)
+            case MintFailed(fault, retry_in, covered):
+                say = self._log.warning if covered else self._log.error
+                say("mint failed", reason=fault.detail, retry_in=round(retry_in, 1))
+            case Rotated(token_id, reason):
+                self._log.info("token rotated", token_id=token_id, reason=reason.value)
+            case Quarantined(token_id, standing):
+                self._log.warning("token quarantined", token_id=token_id, standing=standing.value)
+            case Drifted(token_id, requests):
+                self._log.warning("Mobula counted more than we", token_id=token_id, requests=requests)
+            case Revoked(token_id, ok):
+                self._log.info("token revoked", token_id=token_id, confirmed=ok)
+            case KeyChanged(fingerprint):
+                self._log.info("static key changed", fingerprint=fingerprint)
+            case KeyUnreadable(detail):
+                self._log.warning("static key unreadable, the last one stays", reason=detail)
+
+
+class StripLog:
+    """Observer of requests: warns of static keys where no app should put one."""
+
+    PLACES = frozenset({"query", "path", "header"})
+
+    def __init__(self) -> None:
+        self._log: Any = structlog.get_logger("mobula_proxy.traffic")
+        self._quiet_until: dict[str, float] = {}
+
+    def __call__(self, fact: Fact) -> None:
+        for place in fact.stripped:
+            now = time.monotonic()
+            if place in self.PLACES and now >= self._quiet_until.get(place, now):
+                self._quiet_until[place] = now + WARN_AGAIN_SECONDS
+                self._log.warning(
+                    "a static key was taken out of a request", place=place, path=fact.path
+                )
+
+
+class AccessLog:
+    """Observer of requests: one line for each, when switched on."""
+
+    def __init__(self) -> None:
+        self._log: Any = structlog.get_logger("mobula_proxy.access")
+
+    def __call__(self, fact: Fact) -> None:
+        self._log.info(
+            "request",
+            upstream=fact.upstream,
+            method=fact.method,
+            path=fact.path,
+            status=fact.status,
+            code=fact.code or None,
+            attempts=fact.attempts,
+            ms=round(fact.seconds * 1000, 1),
+            complete=fact.complete,
+        )

@@ -1,0 +1,130 @@
+"""The process: runs one coroutine on uvloop, minds signals, and turns the end into an exit code."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Mapping
+from typing import Any, NoReturn
+
+import uvloop
+
+from proxy.app import App, StartError
+from proxy.config import Settings
+from proxy.tokens.key import KeySource, StaticKey
+from proxy.traffic.listeners import BindError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run `work` and exit with the code it returns; errors of starting become one line."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(work)
+    except (BindError, StartError, OSError) as error:
+        fail(str(error), EXIT_FAILED)
+    sys.exit(code)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say on standard error why it ends, and exit with `code`."""
+    sys.stderr.write(f"mobula-proxy: {text}\n")
+    sys.exit(code)
+
+
+class SignalWatch:
+    """The first signal sets `received`; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self._take, each)
+
+    def _take(self, number: signal.Signals) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+async def serve(settings: Settings, source: KeySource, key: StaticKey) -> int:
+    """Serve until a signal or a quit request; return the exit code."""
+    try:
+        app = App(settings, source=source, key=key)
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    async with app:
+        return await _until_end(app, settings)
+
+
+async def serve_demo(settings: Settings, key: str) -> int:
+    """Serve a built-in sandbox in place of every upstream."""
+    from proxy.sandbox import Sandbox  # noqa: PLC0415 - only demos pay for it
+
+    source = KeySource(name="the sandbox", value=key)
+    async with Sandbox(keys={key: "growth"}) as sandbox:
+        upstreams = {
+            name: each.model_copy(update={"url": sandbox.url})
+            for name, each in settings.upstreams.items()
+        }
+        settings = settings.model_copy(update={"upstreams": upstreams})
+        async with App(settings, source=source, key=source.read()) as app:
+            sys.stdout.write(_demo_text(app, sandbox.url))
+            sys.stdout.flush()
+            return await _until_end(app, settings)
+
+
+def _demo_text(app: App, url: str) -> str:
+    address = app.addresses[0]
+    call = "/api/1/market/data?asset=Bitcoin"
+    if address.path:
+        curl = f"curl --unix-socket {address.path} 'http://localhost{call}'"
+    else:
+        curl = f"curl 'http://{address}{call}'"
+    return (
+        "\nNo static key was given, so this is a demo: requests go to a sandbox of the Mobula API "
+        f"that runs\nbeside the proxy, on {url}. Its data is made up; its tokens, limits and "
+        "errors behave like\nthe real ones. To serve the real API, set MOBULA_API_KEY and start "
+        f"again. Try it now:\n\n    {curl}\n\n"
+    )
+
+
+async def _until_end(app: App, settings: Settings) -> int:
+    signals = SignalWatch()
+    waits = [asyncio.create_task(signals.wait()), asyncio.create_task(app.wait_quit())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+    await app.finish()
+    if signals.received is None:
+        return EXIT_OK
+    if signals.received is signal.SIGTERM and settings.shutdown.exit_zero_on_sigterm:
+        return EXIT_OK
+    return 128 + signals.received
+
+
+async def serve_sandbox(bind: str, keys: Mapping[str, str]) -> int:
+    """Serve the sandbox alone until a signal; return the exit code."""
+    from proxy.sandbox import Sandbox  # noqa: PLC0415 - only demos pay for it
+
+    try:
+        sandbox = Sandbox(keys=keys, bind=bind)
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    async with sandbox:
+        sys.stdout.write(
+            f"Sandbox of the Mobula API on {sandbox.url}\n"
+            f"static keys: {', '.join(f'{key} ({plan})' for key, plan in keys.items())}\n"
+            f"ledger: curl {sandbox.url}/_sandbox/ledger\n"
+        )
+        sys.stdout.flush()
+        signals = SignalWatch()
+        await signals.wait()
+        return 128 + signals.received if signals.received else EXIT_OK
