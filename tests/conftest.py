@@ -1,0 +1,34 @@
+"""Fixtures that every test may use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import uvloop
+
+from harness import KEY, SecretScan
+from proxy.sandbox import Sandbox
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests on the loop that the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def scan() -> Iterator[SecretScan]:
+    """Fail the test if a secret that it used stands in what a proxy logged or printed."""
+    scan = SecretScan()
+    yield scan
+    assert not scan.leaks(), "a secret was logged or printed"
+
+
+@pytest.fixture
+async def sandbox(scan: SecretScan) -> AsyncIterator[Sandbox]:
+    """An emulated Mobula that knows KEY; it saw no static key outside the token endpoints."""
+    async with Sandbox(keys={KEY: "growth"}) as sandbox:
+        scan.watch(sandbox)
+        yield sandbox
+        report = sandbox.ledger.report()
+        assert report["leaks"] == []
+        assert report["over_limit"] == report["after_expiry"] == 0
