@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import uvloop
-
 from harness import KEY, SecretScan
+
 from proxy.sandbox import Sandbox
 
+Loop = asyncio.AbstractEventLoop
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run the tests on the loop that the product runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], Loop]]:
+    """Run the tests on the loop that the product runs on; marked ones on asyncio's own too."""
+    factories: dict[str, Callable[[], Loop]] = {"uvloop": uvloop.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        factories["asyncio"] = asyncio.SelectorEventLoop
+    return factories
 
 
 @pytest.fixture

@@ -82,7 +82,9 @@ class TokenLog:
             case Quarantined(token_id, standing):
                 self._log.warning("token quarantined", token_id=token_id, standing=standing.value)
             case Drifted(token_id, requests):
-                self._log.warning("Mobula counted more than we", token_id=token_id, requests=requests)
+                self._log.warning(
+                    "Mobula counted more than we", token_id=token_id, requests=requests
+                )
             case Revoked(token_id, ok):
                 self._log.info("token revoked", token_id=token_id, confirmed=ok)
             case KeyChanged(fingerprint):

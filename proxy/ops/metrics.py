@@ -38,7 +38,7 @@ class Metrics:
     """Observer of requests and of tokens."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._requests = self._counter(
             "requests", "Requests answered; status 0: the client left.", "upstream", "status"
