@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import floor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jwt
 
@@ -250,7 +250,7 @@ class Ledger:
         """Revoke every active token; return how many there were."""
         return sum(self.revoke(token_id) for token_id in self._by_id)
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
         """Return everything that `GET /_sandbox/ledger` tells, as JSON-ready values.
 
         `requests` counts every call but control calls. `mints`, `leaks` and `tokens` hold the
