@@ -43,9 +43,10 @@ class MintBudget:
         self._calls.append(now)
 
     def end(self, now: float) -> None:
-        """Note that the call charged last has ended."""
+        """Note that the call charged last has ended, be it so late that its start is forgotten."""
         if self._calls:
-            self._calls[-1] = now
+            self._calls.pop()
+        self._calls.append(now)
 
     def refund(self) -> None:
         """Take back the call charged last: it never reached Mobula."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from proxy.config import TokenSettings
 from proxy.errors import TokenUnavailable
@@ -38,6 +38,8 @@ from proxy.tokens.pool import TokenPool
 
 VERDICT_SECONDS = 3.0
 """How long the answer of an inspect call is taken for granted."""
+TOKENS_ASKED = 1024
+"""How many tokens may have questions open; one that the pool lets go of is never answered."""
 REVOKES_AT_ONCE = 8
 
 
@@ -68,7 +70,7 @@ class Keeper:
         self._clock = clock
         self._wake = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
-        self._asked: dict[str, set[int]] = {}
+        self._asked: LRUCache[str, set[int]] = LRUCache(TOKENS_ASKED)
         self._verdicts: TTLCache[tuple[str, int], Standing] = TTLCache(
             1024, VERDICT_SECONDS, timer=clock
         )
@@ -177,16 +179,23 @@ class Keeper:
         """Stop minting and revoke every token, within `seconds`; what is left then expires."""
         for loop in self._loops:
             loop.cancel()
+        turns = asyncio.Semaphore(REVOKES_AT_ONCE)
+        under_way = self._tasks.difference(self._loops)
+        held = self._pool.live_tokens()
         try:
             async with asyncio.timeout(seconds):
+                self._revoke_all(held, turns)
+                await _finish(under_way)
+                late = [each for each in self._pool.live_tokens() if each not in held]
+                self._revoke_all(late, turns)
                 await _finish(self._tasks.difference(self._loops))
-                turns = asyncio.Semaphore(REVOKES_AT_ONCE)
-                tokens = self._pool.live_tokens()
-                await _finish(
-                    {self._spawn(self._revoke(each, turns)) for each in tokens if each.revocable}
-                )
         except TimeoutError:
             pass
+
+    def _revoke_all(self, tokens: Iterable[Token], turns: asyncio.Semaphore) -> None:
+        for token in tokens:
+            if token.revocable:
+                self._spawn(self._revoke(token, turns))
 
     # Driving the pool
 
@@ -241,7 +250,7 @@ class Keeper:
         return self._changed()
 
     async def _inspect(self, token: Token) -> None:
-        answer = await self._mobula.inspect(self._key.secret, token)
+        answer = await self._mobula.inspect(token)
         self._pool.inspected(token.id, answer, self._clock())
         for status in self._asked.pop(token.id, ()):
             self._verdicts[token.id, status] = answer.standing
@@ -249,7 +258,7 @@ class Keeper:
 
     async def _revoke(self, token: Token, turns: asyncio.Semaphore | None = None) -> None:
         async with turns or asyncio.Semaphore():
-            ok = await self._mobula.revoke(self._key.secret, token)
+            ok = await self._mobula.revoke(token)
         self._tell(Revoked(token.id, ok))
 
     async def _watch_key(self) -> None:

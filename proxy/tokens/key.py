@@ -65,7 +65,7 @@ def _is_jwt(value: str) -> bool:
         return False
     try:
         header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and "alg" in header
 
@@ -73,10 +73,18 @@ def _is_jwt(value: str) -> bool:
 class KeySource:
     """Where the static key is read from: a fixed value of the environment, or a file."""
 
-    def __init__(self, *, name: str, value: str | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        value: str | None = None,
+        path: Path | None = None,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
         self.name = name
         self._value = value
         self._path = path
+        self._poll_seconds = poll_seconds
 
     def __repr__(self) -> str:
         return f"<KeySource {self.name}>"
@@ -108,7 +116,7 @@ class KeySource:
         """
         complaint = ""
         while self.changes:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
             try:
                 found = await asyncio.to_thread(self.read)
             except KeyRefusedError as error:

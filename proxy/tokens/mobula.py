@@ -22,7 +22,11 @@ from proxy.tokens.clock import steady
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
 
 TIMEOUT_SECONDS = 5.0
+CONNECT_SHARE = 0.6
+"""Part of the timeout in which the connection must be there; the call was not sent if it is not."""
 MAX_ANSWER_BYTES = 1 << 20
+LATEST_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""Beyond it an `exp` is no time in seconds, but one in milliseconds, say."""
 DATE_GRAIN = 1.0
 """Seconds that a Date header may lie behind the clock it was read from."""
 
@@ -59,22 +63,25 @@ class MobulaClient:
         url: str,
         *,
         ca_file: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         clock: Callable[[], float] = steady,
         wall: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
     ) -> None:
         self._url = url.rstrip("/") + "/api/2/auth"
         self._ca_file = ca_file
+        self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._wall = wall
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         context = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
+        seconds = self._timeout_seconds
         # A new connection for each call: calls are rare, and aiohttp would resend some of them
         # by itself on a kept connection that went stale.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SHARE * seconds),
             trust_env=False,
         )
         return self
@@ -107,18 +114,19 @@ class MobulaClient:
                 MintFault("connect", "no connection within the timeout", sent=False)
             ) from None
         except TimeoutError:
-            detail = f"no answer within {TIMEOUT_SECONDS:g} s"
+            detail = f"no answer within {self._timeout_seconds:g} s"
             raise MintError(MintFault("timeout", detail)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise MintError(MintFault("broken", f"broken answer: {_plain(error)}")) from None
         if answer.status not in (200, 201):
             raise MintError(_fault_of_status(answer))
-        return self._read_batch(answer, sent_at, request_limit)
+        return self._read_batch(answer, key, sent_at, request_limit)
 
-    async def inspect(self, key: Secret, token: Token) -> Inspection:
+    async def inspect(self, token: Token) -> Inspection:
         """Ask about one token; never raises: no clear answer is UNKNOWN."""
         try:
-            answer = await self._call("GET", "/token", key, params={"token": token.secret.reveal()})
+            query = {"token": token.secret.reveal()}
+            answer = await self._call("GET", "/token", token.key, params=query)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return Inspection(Standing.UNKNOWN)
         if answer.status in (404, 410):
@@ -132,10 +140,10 @@ class MobulaClient:
             return Inspection(Standing.UNKNOWN)
         return Inspection(Standing.ALIVE if remaining else Standing.EXHAUSTED, remaining)
 
-    async def revoke(self, key: Secret, token: Token) -> bool:
+    async def revoke(self, token: Token) -> bool:
         """Revoke one token; tell whether Mobula confirmed that it is gone."""
         try:
-            answer = await self._call("DELETE", f"/tokens/{token.id}", key)
+            answer = await self._call("DELETE", f"/tokens/{token.id}", token.key)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
         return answer.status in (200, 202, 204, 404, 410)
@@ -157,7 +165,9 @@ class MobulaClient:
                     raise aiohttp.ClientPayloadError("answer too long")
             return _Answer(response.status, response.headers, _json(bytes(raw)))
 
-    def _read_batch(self, answer: _Answer, sent_at: float, request_limit: int) -> Batch:
+    def _read_batch(
+        self, answer: _Answer, key: Secret, sent_at: float, request_limit: int
+    ) -> Batch:
         entries = _entries(answer.body)
         if not entries:
             detail = f"status {answer.status} with an answer that holds no token"
@@ -168,7 +178,7 @@ class MobulaClient:
         tokens, unreadable = [], []
         for number, entry in enumerate(entries, 1):
             try:
-                tokens.append(_read_token(entry, sent_at, offset, request_limit))
+                tokens.append(_read_token(entry, key, sent_at, offset, request_limit))
             except ValueError as error:
                 unreadable.append(f"token {number} of {len(entries)}: {error}")
         if not tokens:
@@ -213,7 +223,9 @@ def _entries(body: Any) -> list[Any]:
     return []
 
 
-def _read_token(entry: Any, sent_at: float, offset: float, request_limit: int) -> Token:
+def _read_token(
+    entry: Any, key: Secret, sent_at: float, offset: float, request_limit: int
+) -> Token:
     """Read one token; `offset` turns Mobula's time into ours. Raises ValueError."""
     if not isinstance(entry, dict):
         raise ValueError("not an object")
@@ -227,6 +239,7 @@ def _read_token(entry: Any, sent_at: float, offset: float, request_limit: int) -
     return Token(
         id=str(token_id) if known else "unnamed-" + hashlib.sha256(value.encode()).hexdigest()[:12],
         secret=Secret(value),
+        key=key,
         minted_at=sent_at,
         expires_at=_expiry(value, entry.get("expiresTimeString")) + offset,
         limit=limit,
@@ -242,7 +255,7 @@ def _expiry(value: str, text: Any) -> float:
         exp = claims.get("exp")
     except jwt.PyJWTError:
         exp = None
-    if isinstance(exp, int | float) and not isinstance(exp, bool):
+    if isinstance(exp, int | float) and exp is not True and 0 < exp < LATEST_EXPIRY:
         return float(exp)
     if isinstance(text, str):
         moment = datetime.fromisoformat(text)
@@ -264,14 +277,14 @@ def _count(value: Any) -> int | None:
 def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _date(text: str | None) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

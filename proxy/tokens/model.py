@@ -37,6 +37,8 @@ class Token:
 
     id: str
     secret: Secret
+    key: Secret
+    """The static key that minted it: only that one may inspect and revoke it."""
     minted_at: float
     expires_at: float
     limit: int

@@ -55,7 +55,7 @@ ASK_AGAIN = 5.0
 """Seconds until a token that Mobula gave no word on is inspected again."""
 RATE_MEMORY = 20.0
 """Seconds over which a past rate is forgotten."""
-RATE_SPAN = 0.1
+RATE_SPAN = 0.05
 """Seconds over which a rate is measured at the least."""
 
 
@@ -64,15 +64,22 @@ class _Holding:
     """The ledger of one token."""
 
     token: Token
-    left: int
+    remaining: int
+    """Requests that Mobula may still count, those under way included."""
     refresh_at: float
     usable_until: float
     generation: int
     open: int = 0
+    """Requests under way: charged and not yet settled."""
     suspect_from: int | None = None
     """Serial of the last lease given before the token was refused; None when in good standing."""
     counts: bool = True
     """Whether the stock relies on it."""
+
+    @property
+    def left(self) -> int:
+        """Requests that may still be leased."""
+        return max(0, self.remaining - self.open)
 
     def can_serve(self, now: float, cost: int) -> bool:
         return self.left >= cost and now < self.usable_until
@@ -116,14 +123,17 @@ class TokenPool:
         self._held: list[_Holding] = []  # by expiry
         self._current: _Holding | None = None
         self._reason = Reason.FIRST
+        self._replace_reason = Reason.REQUESTED
         self._open: dict[int, _Holding] = {}
         self._serial = 0
         self._generation = 0
-        self._quarantined: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # token id: its expiry
+        self._quarantined: dict[str, float] = {}  # token id: its expiry
         self._to_inspect: dict[str, float] = {}  # token id: not before this time
         self._inspecting: str | None = None
         self._to_revoke: list[_Holding] = []
         self._minting: Mint | None = None
+        self._minting_from = -math.inf
         self._pace = _Pace()
         self._spent = 0
         self._plan_at_spent = 0
@@ -158,8 +168,7 @@ class TokenPool:
                 return None
             if not refused and holding.suspect_from is None:
                 self._make_current(holding)
-        holding.left -= cost
-        holding.open += 1
+        holding.open += cost
         self._serial += 1
         self._open[self._serial] = holding
         self._spent += cost
@@ -172,11 +181,12 @@ class TokenPool:
         holding = self._open.pop(lease.serial, None)
         if holding is None:
             return
-        holding.open -= 1
+        holding.open -= lease.cost
         if outcome is Outcome.NOT_SENT:
-            holding.left += lease.cost
             self._spent -= lease.cost
-        elif outcome is Outcome.USED:
+        else:
+            holding.remaining -= lease.cost
+        if outcome is Outcome.USED:
             self._clear(holding, lease.serial)
         elif outcome is Outcome.REJECTED:
             self._set_aside(holding, now)
@@ -220,13 +230,15 @@ class TokenPool:
 
     def minted(self, request: Mint, tokens: Sequence[Token], now: float) -> MintFault | None:
         """Take in the tokens that a creation call gave; return a fault if none is of use."""
+        found = [each for each in (self._hold(token, request) for token in tokens) if each]
+        usable = [each for each in found if each.can_serve(now, 1)]
+        if not usable:
+            detail = "no token that Mobula gave is of use: expired, used up, or given before"
+            fault = MintFault("useless", detail)
+            self.mint_failed(request, fault, now)
+            return fault
         self._end_mint(now)
         self.wants_plan = True
-        found = [each for each in (self._hold(token, request) for token in tokens) if each]
-        usable = [each for each in found if now < each.usable_until]
-        if not usable:
-            detail = "no token that Mobula gave is of use: expired already, or given before"
-            return self._fail(MintFault("useless", detail), now)
         self._held = sorted([*self._held, *usable], key=lambda each: each.token.expires_at)
         if request.generation == self._generation:
             self._retire_older()
@@ -240,7 +252,7 @@ class TokenPool:
         if not fault.sent:
             self._budget.refund()
         if request.generation == self._generation:
-            self._fail(fault, now)
+            self._fail(fault, now - self._minting_from, now)
 
     def next_mint_at(self, now: float) -> float:
         """Return when the next creation call may start, if one is needed."""
@@ -259,6 +271,7 @@ class TokenPool:
         """Take in what the inspect call said; Mobula's lower count wins over ours."""
         self._inspecting = None
         self.wants_plan = True
+        self._forget(now)
         holding = self._find(token_id)
         if holding is None:
             return
@@ -271,12 +284,11 @@ class TokenPool:
             self._quarantine(holding, answer.standing)
             if answer.standing is Standing.GONE:
                 self._doubt_all(now)
-        self._forget(now)
 
     def replace(self, reason: Reason, now: float) -> None:
         """Have every token in hand replaced: they serve until their successors are there."""
         self._generation += 1
-        self._reason = reason
+        self._replace_reason = reason
         self._pace = _Pace()
         for each in self._held:
             each.refresh_at = min(each.refresh_at, now)
@@ -381,7 +393,7 @@ class TokenPool:
     def _reconcile(self, holding: _Holding, remaining: int | None) -> None:
         if remaining is not None and remaining < holding.left:
             drift = holding.left - remaining
-            holding.left = remaining
+            holding.remaining = remaining  # those under way may not have arrived yet
             self._drift += drift
             self._tell(Drifted(holding.token.id, drift))
 
@@ -419,6 +431,7 @@ class TokenPool:
 
     def _start_mint(self, count: int, now: float) -> Mint:
         self._minting = Mint(count, self._generation)
+        self._minting_from = now
         self._budget.start(now)
         return self._minting
 
@@ -426,28 +439,36 @@ class TokenPool:
         self._minting = None
         self._budget.end(now)
 
-    def _fail(self, fault: MintFault, now: float) -> MintFault:
+    def _fail(self, fault: MintFault, took: float, now: float) -> None:
         failures = self._pace.failures + 1
-        self._pace = _Pace(failures, now + self._retry_in(fault, failures, now), fault)
-        return fault
+        self._pace = _Pace(failures, now + self._retry_in(fault, failures, took, now), fault)
 
-    def _retry_in(self, fault: MintFault, failures: int, now: float) -> float:
-        """Return the pause after a failure, in seconds.
+    def _retry_in(self, fault: MintFault, failures: int, took: float, now: float) -> float:
+        """Return the pause after a failure that took so long, in seconds.
 
-        Full jitter, but calls that Mobula may have counted are also spread over the time that is
-        left: evenly while tokens are in hand, so that the last try comes just before they end, and
-        ever wider when none is, so that an early recovery is noticed early.
+        While tokens are in hand, there is a try just before they end, and none that would still be
+        under way then if it took as long as this one.
         """
         if fault.fatal:
             return SLOW_RETRY * (0.8 + 0.4 * self._chance())
         if fault.retry_after is not None:
             self._budget.close(now + fault.retry_after)
             return fault.retry_after
+        lasts = self._endurance(now) - LAST_TRY
+        pause = self._pause(fault, failures, lasts, now)
+        return lasts if lasts > 0 and pause > lasts - took else pause
+
+    def _pause(self, fault: MintFault, failures: int, lasts: float, now: float) -> float:
+        """Return the pause after a failure, in seconds, for a stock that `lasts` for so many.
+
+        Full jitter, but calls that Mobula may have counted are also spread over the time that is
+        left: evenly while tokens are in hand, and ever wider when none is, so that an early
+        recovery is noticed early.
+        """
         backoff = min(5.0, 0.5 * 2.0 ** min(failures, 8)) * self._chance()
         calls = self._budget.left(now)
         if not fault.sent or not calls:
             return max(0.1, backoff)
-        lasts = self._endurance(now) - LAST_TRY
         if lasts > 0:
             spread = 1.0 if calls == 1 else 0.8 + 0.2 * self._chance()
             return max(backoff, min(15.0, lasts / calls * spread))
@@ -457,8 +478,9 @@ class TokenPool:
     # Taking in and letting go
 
     def _hold(self, token: Token, request: Mint) -> _Holding | None:
-        if token.id in self._quarantined or self._find(token.id) is not None:
+        if token.id in self._seen:
             return None
+        self._seen[token.id] = token.expires_at
         lifetime = token.expires_at - token.minted_at
         fresh_for = lifetime * (0.60 + 0.05 * self._chance())
         if request.generation < self._generation:
@@ -466,7 +488,7 @@ class TokenPool:
         guard = min(30.0, max(2.0, 0.05 * lifetime))
         return _Holding(
             token=token,
-            left=min(token.left, token.limit),
+            remaining=min(token.left, token.limit),
             refresh_at=token.minted_at + fresh_for,
             usable_until=token.expires_at - guard,
             generation=request.generation,
@@ -477,7 +499,7 @@ class TokenPool:
         older = [each for each in self._held if each.generation < self._generation]
         for each in older:
             self._remove(each)
-            self._drop_current(each, self._reason)
+            self._drop_current(each, self._replace_reason)
             self._to_revoke.append(each)
 
     def _plan_revokes(self, now: float) -> Iterator[Revoke]:
@@ -504,9 +526,9 @@ class TokenPool:
             elif each.left == 0 and each.open == 0:
                 self._drop_current(each, Reason.EXHAUSTED)
                 self._remove(each)
-        over = [each for each, expiry in self._quarantined.items() if now >= expiry]
-        for token_id in over:
-            del self._quarantined[token_id]
+        for ids in (self._seen, self._quarantined):
+            for token_id in [each for each, expiry in ids.items() if now >= expiry]:
+                del ids[token_id]
 
     def _remove(self, holding: _Holding) -> bool:
         held = len(self._held)

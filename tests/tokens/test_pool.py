@@ -1,0 +1,842 @@
+"""The rules about tokens, as transcripts: what the pool is told at which second, and what it does.
+
+Times are seconds; a token lives an hour unless said otherwise, so its guard is 30 s.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from tokens.kit import (
+    FAILED,
+    FATAL,
+    LIMIT,
+    REFUSED,
+    SILENT,
+    Script,
+    World,
+    most_in_a_minute,
+    only,
+    token,
+)
+
+from proxy.tokens.events import Drifted, Quarantined, Rotated
+from proxy.tokens.model import (
+    Inspect,
+    Inspection,
+    Mint,
+    MintFault,
+    Outcome,
+    Reason,
+    Revoke,
+    Standing,
+    WakeAt,
+)
+
+
+def holding(*names: str) -> Script:
+    """A pool that has minted these tokens at 0."""
+    script = Script(standby=len(names) - 1)
+    script.mint(0, *(token(name) for name in names))
+    return script
+
+
+def rotations(script: Script) -> list[tuple[str, Reason]]:
+    return [(each.token_id, each.reason) for each in script.told if isinstance(each, Rotated)]
+
+
+# Leases
+
+
+def test_a_pool_without_tokens_gives_no_lease() -> None:
+    script = Script()
+    assert script.pool.lease(0) is None
+    assert not script.pool.usable(0)
+    assert repr(script) == "<TokenPool 0 ready, 0 quarantined, 0 left>"
+
+
+def test_a_lease_is_charged_before_anything_is_sent() -> None:
+    script = holding("a")
+    script.lease(1)
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 4999 left>"
+
+
+def test_a_lease_costs_as_many_requests_as_asked() -> None:
+    script = holding("a")
+    assert script.lease(1, cost=7).cost == 7
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 4993 left>"
+
+
+def test_a_lease_that_costs_more_than_is_left_goes_to_the_next_token() -> None:
+    script = Script(standby=1)
+    script.mint(0, token("a", limit=2), token("b", lives=3601))
+    assert script.lease(1, cost=3).token.id == "b"
+
+
+def test_a_request_that_was_not_sent_is_refunded() -> None:
+    script = holding("a")
+    script.pool.settle(script.lease(1, cost=3), Outcome.NOT_SENT, 1)
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 5000 left>"
+
+
+@pytest.mark.parametrize("outcome", set(Outcome) - {Outcome.NOT_SENT, Outcome.EXHAUSTED})
+def test_a_request_that_may_have_been_sent_is_not_refunded(outcome: Outcome) -> None:
+    script = holding("a")
+    script.pool.settle(script.lease(1), outcome, 1)
+    assert script.pool.snapshot(1).left == 4999
+
+
+def test_a_second_settle_does_nothing() -> None:
+    script = holding("a")
+    lease = script.lease(1)
+    script.pool.settle(lease, Outcome.NOT_SENT, 1)
+    script.pool.settle(lease, Outcome.NOT_SENT, 1)
+    script.pool.settle(lease, Outcome.EXHAUSTED, 1)
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 5000 left>"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_leases_of_one_token_settle_in_any_order(order: tuple[int, int]) -> None:
+    script = holding("a")
+    leases = (script.lease(1), script.lease(1))
+    outcomes = (Outcome.USED, Outcome.NOT_SENT)
+    for number in order:
+        script.pool.settle(leases[number], outcomes[number], 2)
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 4999 left>"
+
+
+def test_a_spent_token_is_not_leased() -> None:
+    script = Script(standby=0, limit=2)
+    script.mint(0, token("a", limit=2))
+    assert [script.name(1), script.name(1), script.name(1)] == ["a", "a", None]
+
+
+def test_a_refund_makes_a_spent_token_leasable_again() -> None:
+    script = Script(standby=0, limit=1)
+    script.mint(0, token("a", limit=1))
+    script.pool.settle(script.lease(1), Outcome.NOT_SENT, 1)
+    assert script.name(1) == "a"
+
+
+def test_what_mobula_said_remained_is_all_that_is_leased() -> None:
+    script = Script(standby=0)
+    script.mint(0, token("a", left=1))
+    assert [script.name(1), script.name(1)] == ["a", None]
+
+
+def test_requests_draw_from_the_token_that_expires_first() -> None:
+    script = Script(standby=2)
+    script.mint(0, token("late", lives=3600), token("early", lives=1800), token("mid", lives=2700))
+    assert script.name(1) == "early"
+    assert script.name(1800) == "mid"
+    assert script.name(2700) == "late"
+
+
+@pytest.mark.parametrize(
+    ("lives", "guard"), [(60.0, 3.0), (300.0, 15.0), (3600.0, 30.0), (86_400.0, 30.0), (30.0, 2.0)]
+)
+def test_a_token_is_not_leased_within_the_guard_of_its_expiry(lives: float, guard: float) -> None:
+    script = Script(standby=0)
+    script.mint(0, token("a", lives=lives))
+    assert script.name(lives - guard - 0.001) == "a"
+    assert script.name(lives - guard) is None
+    assert script.name(lives) is None
+    assert script.name(lives + 1000) is None
+
+
+def test_whether_a_lease_can_be_had_is_told_without_taking_one() -> None:
+    script = holding("a")
+    assert script.pool.usable(1)
+    assert script.pool.snapshot(1).left == 5000
+    assert not script.pool.usable(3570)
+
+
+# Rotation
+
+
+def test_the_first_token_becomes_current_for_being_first() -> None:
+    script = holding("a")
+    script.name(1)
+    assert rotations(script) == [("a", Reason.FIRST)]
+
+
+def test_the_next_token_becomes_current_when_one_is_spent() -> None:
+    script = Script(standby=1, limit=1)
+    script.mint(0, token("a", limit=1), token("b", limit=1))
+    script.name(1)
+    script.name(1)
+    assert rotations(script)[1:] == [("b", Reason.EXHAUSTED)]
+
+
+def test_the_next_token_becomes_current_when_one_is_about_to_expire() -> None:
+    script = Script(standby=1)
+    script.mint(0, token("a", lives=1800), token("b"))
+    script.name(1)
+    script.name(1790)
+    assert rotations(script)[1:] == [("b", Reason.EXPIRY)]
+
+
+def test_the_next_token_becomes_current_when_one_is_refused() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    script.name(1)
+    assert rotations(script)[1:] == [("b", Reason.REJECTED)]
+
+
+# Stock
+
+
+@pytest.mark.parametrize("standby", [0, 1, 4, 24])
+def test_the_whole_stock_is_minted_in_one_call_at_first(standby: int) -> None:
+    script = Script(standby=standby)
+    assert script.pool.plan(0) == [Mint(1 + standby, 0)]
+
+
+def test_planning_twice_at_one_instant_asks_for_nothing_new() -> None:
+    script = Script()
+    script.mint_asked(0)
+    assert script.pool.plan(0) == []
+
+
+def test_planning_twice_at_one_instant_inspects_and_revokes_nothing_twice() -> None:
+    script = holding("a", "b")
+    script.pool.replace(Reason.REQUESTED, 1)
+    request = script.mint_asked(1)
+    script.pool.minted(request, [token("c", 1), token("d", 1)], 1)
+    script.reject(1)
+    first, second = script.pool.plan(1), script.pool.plan(1)
+    assert [type(each) for each in first] == [Revoke, Revoke, Inspect, WakeAt]
+    assert [type(each) for each in second] == [WakeAt]
+
+
+def test_a_full_stock_asks_only_to_be_woken_at_two_thirds_of_the_lifetime() -> None:
+    script = Script(chance=lambda: 0.5)
+    script.mint(0, token("a"), token("b"))
+    assert script.pool.plan(1) == [WakeAt(0.625 * 3600)]
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.60), (0.5, 0.625), (0.999, 0.64995)])
+def test_the_successor_is_minted_from_three_fifths_of_the_lifetime_on(
+    chance: float, share: float
+) -> None:
+    script = Script(standby=0, chance=lambda: chance)
+    script.mint(0, token("a"))
+    assert script.mints(share * 3600 - 1) == []
+    assert script.mints(share * 3600) == [Mint(1, 0)]
+
+
+def test_the_old_token_is_drawn_from_after_its_successor_came() -> None:
+    script = holding("a")
+    script.mint(2400, token("b", 2400))
+    assert script.name(2401) == "a"
+    assert script.name(3569) == "a"
+    assert script.name(3570) == "b"
+
+
+def test_a_spent_token_is_replaced_at_once() -> None:
+    script = Script(standby=1, limit=10)
+    script.mint(0, token("a", limit=10), token("b", limit=10))
+    script.use(1000, 10)
+    assert script.mints(1000) == [Mint(1, 0)]
+
+
+def test_the_pool_wants_to_plan_again_when_a_token_is_spent() -> None:
+    script = Script(standby=1, limit=2)
+    script.mint(0, token("a", limit=2), token("b", limit=2))
+    script.pool.plan(1)
+    assert not script.pool.wants_plan
+    script.lease(1, cost=2)
+    assert script.pool.wants_plan
+
+
+def test_the_pool_wants_to_plan_again_when_nobody_can_be_served() -> None:
+    script = Script()
+    script.mint_asked(0)
+    script.pool.lease(0)
+    assert script.pool.wants_plan
+
+
+def spend(script: Script, rate: int, seconds: int, start: float) -> list[Mint]:
+    """Send `rate` requests a second in tenths; return the creation calls asked for."""
+    asked: list[Mint] = []
+    for tenth in range(seconds * 10):
+        now = start + tenth / 10
+        script.use(now, rate // 10)
+        asked += script.mints(now)
+    return asked
+
+
+def test_a_high_rate_mints_ahead_before_the_tokens_are_spent() -> None:
+    script = holding("a", "b")
+    (request,) = spend(script, 500, 11, 1)
+    assert request.count > 1
+    assert script.pool.snapshot(12).left > 500 * 5
+
+
+def test_what_is_minted_ahead_covers_the_rate_for_a_while() -> None:
+    script = holding("a", "b")
+    (request,) = spend(script, 500, 11, 1)
+    assert request.count * LIMIT + script.pool.snapshot(12).left > 500 * 20
+
+
+def test_a_low_rate_mints_nothing_ahead() -> None:
+    script = holding("a", "b")
+    assert spend(script, 100, 10, 1) == []
+
+
+def test_no_call_asks_for_more_than_25_tokens() -> None:
+    script = Script(standby=0, limit=10)
+    script.mint(0, token("a", limit=1000))
+    (request,) = spend(script, 100, 9, 1)
+    assert request.count == 25
+
+
+def test_the_rate_is_forgotten_when_requests_cease() -> None:
+    script = holding("a", "b")
+    spend(script, 100, 5, 1)
+    assert script.pool.snapshot(6).rate == pytest.approx(100, rel=0.1)
+    script.pool.plan(126)
+    assert script.pool.snapshot(126).rate < 1
+
+
+def test_a_request_that_was_not_sent_does_not_raise_the_rate() -> None:
+    script = holding("a")
+    for tenth in range(10):
+        now = 1 + tenth / 10
+        script.pool.settle(script.lease(now, cost=100), Outcome.NOT_SENT, now)
+        script.pool.plan(now)
+    assert script.pool.snapshot(2).rate == 0
+
+
+def test_one_creation_call_is_under_way_at_a_time() -> None:
+    script = Script()
+    script.mint_asked(0)
+    assert script.mints(30) == []
+    assert script.pool.snapshot(30).minting
+
+
+def test_tokens_that_expired_on_their_way_are_a_failure() -> None:
+    script = Script()
+    request = script.mint_asked(0)
+    fault = script.pool.minted(request, [token("a", lives=60)], 58)
+    assert fault is not None
+    assert fault.kind == "useless"
+    assert script.pool.snapshot(58).fault == fault
+
+
+def test_a_token_that_was_given_before_is_not_taken_twice() -> None:
+    script = holding("a")
+    request = script.mint_asked(2400)
+    fault = script.pool.minted(request, [token("a")], 2400)
+    assert fault is not None
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 5000 left>"
+
+
+def test_a_token_that_one_answer_holds_twice_is_taken_once() -> None:
+    script = holding("a", "a")
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 5000 left>"
+
+
+def test_a_spent_token_that_is_given_again_is_not_taken() -> None:
+    script = Script(standby=0, limit=1)
+    script.mint(0, token("a", limit=1))
+    script.name(1)
+    request = script.mint_asked(1)
+    assert script.pool.minted(request, [token("a", limit=1)], 1) is not None
+    assert script.name(1) is None
+
+
+def test_a_token_that_comes_used_up_is_a_failure() -> None:
+    script = Script(standby=0)
+    request = script.mint_asked(0)
+    assert script.pool.minted(request, [token("a", left=0)], 0) is not None
+    assert script.mints(0) == []
+
+
+# The mint budget
+
+
+def test_the_sixth_call_in_a_minute_waits_for_the_first_to_leave_the_window() -> None:
+    script = Script(standby=0, chance=lambda: 0.0)
+    at = 0.0
+    for _ in range(5):
+        script.fail(at)
+        at = script.next_wake(at)
+    assert at == 60
+    assert script.mints(59.9) == []
+    assert len(script.mints(60)) == 1
+
+
+def test_the_last_call_of_the_budget_is_kept_in_reserve() -> None:
+    script = holding("a", "b")
+    for now in (1, 2, 3):
+        script.exhaust(now)
+        script.mint(now, token(f"t{now}", now))
+    script.exhaust(4)
+    assert script.pool.snapshot(4).permits == 1
+    assert script.mints(4) == []
+    assert script.next_wake(4) == 60
+    assert len(script.mints(60)) == 1
+
+
+def test_the_reserve_is_used_when_the_stock_would_run_out_first() -> None:
+    script = Script(standby=0)
+    script.mint(0, token("a", lives=60))
+    at = 37.5
+    for _ in range(3):
+        script.fail(at)
+        at = script.next_wake(at)
+    assert script.pool.snapshot(at).permits == 1
+    assert at < 57
+    assert len(script.mints(at)) == 1
+
+
+def test_a_call_that_was_not_sent_is_refunded() -> None:
+    script = Script(standby=0)
+    script.fail(0, REFUSED)
+    assert script.pool.snapshot(1).permits == 5
+
+
+def test_a_call_that_may_have_been_sent_is_not_refunded() -> None:
+    script = Script(standby=0)
+    script.fail(0, SILENT)
+    assert script.pool.snapshot(1).permits == 4
+
+
+def test_a_429_closes_the_budget_for_as_long_as_mobula_says() -> None:
+    script = Script(standby=0)
+    script.fail(0, MintFault("429", "status 429", retry_after=17.0))
+    assert script.pool.snapshot(1).permits == 0
+    assert script.mints(16.9) == []
+    assert len(script.mints(17)) == 1
+
+
+# Failures
+
+
+def test_a_fatal_fault_is_retried_slowly() -> None:
+    script = Script(standby=0, chance=lambda: 0.5)
+    script.fail(0, FATAL)
+    assert script.pool.fault == FATAL
+    assert script.next_wake(0) == 60
+
+
+def test_a_fatal_fault_is_forgotten_when_a_call_succeeds() -> None:
+    script = Script(standby=0)
+    script.fail(0, FATAL)
+    script.mint(60, token("a", 60))
+    assert script.pool.fault is None
+
+
+def test_calls_that_are_not_sent_are_repeated_within_five_seconds() -> None:
+    script = Script(standby=0, chance=lambda: 0.999)
+    at = 0.0
+    for _ in range(30):
+        script.fail(at, REFUSED)
+        wait = script.next_wake(at) - at
+        assert 0.1 <= wait <= 5
+        at += wait
+
+
+def test_while_tokens_are_in_hand_the_last_try_comes_just_before_their_end() -> None:
+    script = Script(standby=0, chance=lambda: 0.5)
+    script.mint(0, token("a", lives=60))
+    tries = []
+    at = 37.5
+    while at < 57:
+        script.fail(at)
+        tries.append(at)
+        at = script.next_wake(at)
+    assert len(tries) == 4
+    assert tries[-1] == pytest.approx(57 - 1.2)
+
+
+def test_a_try_that_could_hang_over_the_end_of_the_stock_waits_for_the_last_moment() -> None:
+    script = Script(standby=0, chance=lambda: 0.0)
+    script.mint(0, token("a", lives=60))
+    request = script.mint_asked(46)
+    script.pool.mint_failed(request, SILENT, 51)
+    assert script.next_wake(51) == pytest.approx(57 - 1.2)
+
+
+def test_a_try_that_was_not_sent_is_repeated_just_before_the_stock_ends() -> None:
+    script = Script(standby=0, chance=lambda: 0.999)
+    script.mint(0, token("a", lives=60))
+    at = 39.0
+    while (last := at) < 55.8:
+        script.fail(at, REFUSED)
+        at = script.next_wake(at)
+    assert last == pytest.approx(57 - 1.2)
+
+
+def test_without_a_token_early_tries_are_close_and_later_ones_wide() -> None:
+    script = Script(standby=0, chance=lambda: 0.0)
+    tries = []
+    at = 0.0
+    for _ in range(5):
+        script.fail(at)
+        tries.append(at)
+        at = script.next_wake(at)
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 2 < 10 < pauses[-1]
+
+
+OUTAGES: dict[str, tuple[MintFault, float]] = {
+    "not sent at once": (REFUSED, 0.0),
+    "503 at once": (FAILED, 0.05),
+    "5 s timeouts": (SILENT, 5.0),
+}
+CHANCES: dict[str, Callable[[], Callable[[], float]]] = {
+    "least": lambda: lambda: 0.0,
+    "most": lambda: lambda: 0.999,
+    "any": lambda: random.Random(4).random,  # noqa: S311 - jitter
+}
+
+
+def outages(kind: str, chance: str, *, lasts: float, lifetime: float = 60.0) -> Iterator[World]:
+    """Worlds with 100 requests/s and an outage in every half second of the first lifetime."""
+    jitter = CHANCES[chance]()
+    for half in range(121):
+        world = World(rate=100, lifetime=lifetime, limit=5000, chance=jitter)
+        start = world.LATENCY + half / 2
+        world.break_down(start, lasts, *OUTAGES[kind])
+        world.run(start + 60)
+        yield world
+
+
+# Mobula counts in whole seconds and so do we when we read its clock: 60 s may be 58 to us.
+@pytest.mark.parametrize("lifetime", [60.0, 58.0])
+@pytest.mark.parametrize("chance", CHANCES)
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_of_15_s_at_any_moment_of_a_60_s_lifetime_delays_no_request(
+    kind: str, chance: str, lifetime: float
+) -> None:
+    assert [
+        str(each) for each in outages(kind, chance, lasts=15, lifetime=lifetime) if each.dry
+    ] == []
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_never_leads_to_more_than_five_calls_in_a_minute(kind: str) -> None:
+    assert max(most_in_a_minute(each.calls) for each in outages(kind, "any", lasts=40)) <= 5
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_of_20_s_delays_a_request_by_less_than_it_may_wait(kind: str) -> None:
+    assert max(each.longest_gap() for each in outages(kind, "any", lasts=20)) < 10
+
+
+# Trust
+
+
+def test_a_refused_token_is_set_aside_and_inspected() -> None:
+    script = holding("a", "b")
+    assert script.reject(1) == "a"
+    assert script.name(1) == "b"
+    assert script.inspects(1) == ["a"]
+    assert [each.state for each in script.pool.snapshot(1).tokens] == ["set_aside", "current"]
+
+
+def test_one_inspect_is_under_way_at_a_time() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    script.reject(1)
+    assert script.inspects(1) == ["a"]
+    assert script.inspects(2) == []
+    script.pool.inspected("a", Inspection(Standing.ALIVE, 4000), 2)
+    assert script.inspects(2) == ["b"]
+
+
+def test_many_refusals_of_one_token_make_one_inspect() -> None:
+    script = holding("a")
+    leases = [script.lease(1) for _ in range(10)]
+    for lease in leases:
+        script.pool.settle(lease, Outcome.REJECTED, 1)
+        assert script.inspects(1) in (["a"], [])
+    script.pool.inspected("a", Inspection(Standing.ALIVE, 4000), 2)
+    assert script.inspects(2) == []
+
+
+def test_a_token_set_aside_is_leased_when_there_is_no_other() -> None:
+    script = holding("a")
+    script.reject(1)
+    assert script.name(1) == "a"
+
+
+def test_a_request_is_never_sent_again_with_the_token_that_it_was_refused_for() -> None:
+    script = holding("a", "b")
+    assert script.name(1, refused=["a"]) == "b"
+    assert script.name(1, refused=["a", "b"]) is None
+    assert not script.pool.usable(1, ["a", "b"])
+
+
+def test_a_refused_request_gets_no_other_token_that_is_set_aside() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    script.reject(1)
+    assert script.name(1, refused=["a"]) is None
+
+
+def test_a_refused_request_with_another_token_leaves_the_current_one_current() -> None:
+    script = holding("a", "b")
+    script.name(1)
+    script.name(1, refused=["a"])
+    assert script.name(1) == "a"
+    assert rotations(script) == [("a", Reason.FIRST)]
+
+
+@pytest.mark.parametrize("standing", [Standing.GONE, Standing.EXHAUSTED])
+def test_a_token_that_is_gone_or_used_up_is_never_leased_again(standing: Standing) -> None:
+    script = holding("a")
+    script.reject(1)
+    script.inspected(1, "a", standing)
+    assert script.name(2) is None
+    assert repr(script) == "<TokenPool 0 ready, 1 quarantined, 0 left>"
+    assert Quarantined("a", standing) in script.told
+
+
+def test_a_quarantined_token_is_forgotten_when_it_has_expired() -> None:
+    script = holding("a")
+    script.reject(1)
+    script.inspected(1, "a", Standing.GONE)
+    script.pool.plan(3600)
+    assert repr(script) == "<TokenPool 0 ready, 0 quarantined, 0 left>"
+
+
+def test_a_token_that_mobula_calls_used_up_is_quarantined_without_an_inspect() -> None:
+    script = holding("a", "b")
+    script.exhaust(1)
+    assert script.name(1) == "b"
+    assert script.inspects(1) == []
+    assert repr(script) == "<TokenPool 1 ready, 1 quarantined, 4999 left>"
+
+
+def test_a_token_that_is_used_up_casts_no_doubt_on_the_others() -> None:
+    script = holding("a", "b", "c")
+    script.exhaust(1)
+    script.reject(1)
+    script.inspected(1, "b", Standing.EXHAUSTED)
+    assert [each.state for each in script.pool.snapshot(1).tokens] == ["standby"]
+
+
+def test_once_a_token_is_gone_all_others_are_doubted_and_do_not_count_as_stock() -> None:
+    script = holding("a", "b", "c")
+    script.reject(1)
+    script.inspected(1, "a", Standing.GONE)
+    assert [each.state for each in script.pool.snapshot(1).tokens] == ["set_aside", "set_aside"]
+    assert only(script.pool.plan(1), Mint) == [Mint(3, 0)]
+
+
+def test_doubted_tokens_are_inspected_one_after_the_other() -> None:
+    script = holding("a", "b", "c")
+    script.reject(1)
+    script.inspected(1, "a", Standing.GONE)
+    script.inspected(1, "b", Standing.ALIVE, 5000)
+    script.inspected(2, "c", Standing.GONE)
+    assert repr(script) == "<TokenPool 0 ready, 2 quarantined, 5000 left>"
+
+
+def test_a_token_that_expired_under_its_inspect_casts_no_doubt_on_the_others() -> None:
+    script = Script(standby=1)
+    script.mint(0, token("a", lives=60), token("b"))
+    script.reject(56)
+    assert script.inspects(56) == ["a"]
+    script.pool.inspected("a", Inspection(Standing.GONE), 60)
+    assert [each.state for each in script.pool.snapshot(60).tokens] == ["standby"]
+
+
+def test_a_token_that_is_alive_is_in_good_standing_again() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    script.inspected(1, "a", Standing.ALIVE, 4999)
+    assert repr(script) == "<TokenPool 2 ready, 0 quarantined, 9999 left>"
+
+
+def test_a_request_served_with_a_later_lease_restores_the_token() -> None:
+    script = holding("a")
+    script.reject(1)
+    script.pool.settle(script.lease(2), Outcome.USED, 2)
+    assert repr(script) == "<TokenPool 1 ready, 0 quarantined, 4998 left>"
+    assert script.inspects(2) == []
+
+
+def test_a_request_served_with_an_earlier_lease_does_not_restore_the_token() -> None:
+    script = holding("a")
+    earlier = script.lease(1)
+    script.reject(1)
+    script.pool.settle(earlier, Outcome.USED, 2)
+    assert repr(script) == "<TokenPool 0 ready, 0 quarantined, 4998 left>"
+
+
+def test_a_token_without_a_clear_word_stays_aside_and_is_asked_about_again_after_5_s() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    script.inspected(1, "a", Standing.UNKNOWN)
+    assert script.name(1) == "b"
+    assert script.inspects(5.9) == []
+    assert script.next_wake(5.9) == 6
+    assert script.inspects(6) == ["a"]
+
+
+def test_a_token_without_a_clear_word_does_not_count_as_stock() -> None:
+    script = holding("a", "b")
+    script.reject(1)
+    assert script.mints(1) == []
+    script.pool.inspected("a", Inspection(Standing.UNKNOWN), 1)
+    assert script.mints(1) == [Mint(1, 0)]
+
+
+def test_a_question_about_a_token_in_good_standing_does_not_set_it_aside() -> None:
+    script = holding("a")
+    assert script.pool.ask("a", 1)
+    assert script.inspects(1) == ["a"]
+    script.pool.inspected("a", Inspection(Standing.UNKNOWN), 1)
+    assert script.pool.snapshot(1).tokens[0].state == "standby"
+
+
+def test_a_question_about_a_token_that_the_pool_lacks_is_refused() -> None:
+    assert not holding("a").pool.ask("b", 1)
+
+
+def test_a_lower_count_of_mobula_wins_and_is_drift() -> None:
+    script = holding("a")
+    script.pool.ask("a", 1)
+    script.inspected(1, "a", Standing.ALIVE, 4900)
+    assert script.pool.snapshot(1).left == 4900
+    assert script.pool.snapshot(1).drift == 100
+    assert Drifted("a", 100) in script.told
+
+
+def test_a_higher_count_of_mobula_changes_nothing() -> None:
+    script = holding("a")
+    script.use(1, 10)
+    script.pool.ask("a", 1)
+    script.inspected(1, "a", Standing.ALIVE, 5000)
+    assert script.pool.snapshot(1).left == 4990
+    assert script.pool.snapshot(1).drift == 0
+
+
+def test_requests_in_flight_are_taken_off_a_lower_count_since_they_may_not_have_arrived() -> None:
+    script = holding("a")
+    lease = script.lease(1, cost=7)
+    script.pool.ask("a", 1)
+    script.inspected(1, "a", Standing.ALIVE, 100)
+    assert script.pool.snapshot(1).left == 93
+    script.pool.settle(lease, Outcome.NOT_SENT, 2)
+    assert script.pool.snapshot(2).left == 100
+
+
+def test_a_refund_never_lifts_a_token_above_the_count_of_mobula() -> None:
+    script = holding("a")
+    lease = script.lease(1, cost=7)
+    script.pool.ask("a", 1)
+    script.inspected(1, "a", Standing.ALIVE, 3)
+    assert script.pool.snapshot(1).left == 0
+    script.pool.settle(lease, Outcome.NOT_SENT, 2)
+    assert script.pool.snapshot(2).left == 3
+
+
+# Replacing
+
+
+def test_tokens_that_are_to_be_replaced_serve_until_their_successors_are_there() -> None:
+    script = holding("a", "b")
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    request = script.mint_asked(1)
+    assert request == Mint(2, 1)
+    assert script.name(2) == "a"
+    script.pool.minted(request, [token("c", 2), token("d", 2)], 2)
+    assert script.name(2) == "c"
+    assert repr(script) == "<TokenPool 2 ready, 0 quarantined, 9999 left>"
+
+
+@pytest.mark.parametrize("reason", [Reason.KEY_CHANGED, Reason.REQUESTED])
+def test_the_reason_of_a_replacement_is_told(reason: Reason) -> None:
+    script = holding("a")
+    script.name(1)
+    script.pool.replace(reason, 1)
+    script.mint(1, token("b", 1))
+    script.name(1)
+    assert rotations(script)[1:] == [("b", reason)]
+
+
+def test_a_token_spent_meanwhile_does_not_hide_the_reason_of_a_replacement() -> None:
+    script = Script(standby=1, limit=1)
+    script.mint(0, token("a", limit=1), token("b", limit=2))
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    request = script.mint_asked(1)
+    script.name(1)
+    script.name(1)
+    script.pool.minted(request, [token("c", 2)], 2)
+    script.name(2)
+    assert rotations(script)[1:] == [("b", Reason.EXHAUSTED), ("c", Reason.KEY_CHANGED)]
+
+
+def test_replaced_tokens_are_revoked_when_their_last_lease_is_settled() -> None:
+    script = holding("a")
+    first, last = script.lease(1), script.lease(1)
+    script.pool.replace(Reason.REQUESTED, 1)
+    script.mint(1, token("b", 1))
+    script.pool.settle(first, Outcome.USED, 2)
+    assert script.revokes(2) == []
+    script.pool.settle(last, Outcome.USED, 3)
+    assert script.pool.wants_plan
+    assert script.revokes(3) == ["a"]
+    assert script.revokes(3) == []
+
+
+def test_a_replaced_token_that_expired_meanwhile_is_not_revoked() -> None:
+    script = holding("a")
+    lease = script.lease(1)
+    script.pool.replace(Reason.REQUESTED, 1)
+    script.mint(1, token("b", 1))
+    script.pool.settle(lease, Outcome.USED, 3600)
+    assert script.revokes(3600) == []
+
+
+def test_a_replaced_token_is_live_until_it_is_revoked() -> None:
+    script = holding("a")
+    lease = script.lease(1)
+    script.pool.replace(Reason.REQUESTED, 1)
+    script.mint(1, token("b", 1))
+    assert [each.id for each in script.pool.live_tokens()] == ["b", "a"]
+    script.pool.settle(lease, Outcome.USED, 2)
+    script.pool.plan(2)
+    assert [each.id for each in script.pool.live_tokens()] == ["b"]
+
+
+def test_tokens_of_a_call_that_was_under_way_at_a_change_serve_but_are_not_fresh() -> None:
+    script = Script()
+    request = script.mint_asked(0)
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    assert script.mints(1) == []
+    assert script.pool.minted(request, [token("old"), token("older")], 2) is None
+    assert script.name(2) == "old"
+    assert script.mints(2) == [Mint(2, 1)]
+
+
+def test_a_failure_of_a_call_that_was_under_way_at_the_change_does_not_slow_the_next() -> None:
+    script = Script()
+    request = script.mint_asked(0)
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    script.pool.mint_failed(request, FATAL, 2)
+    assert script.pool.fault is None
+    assert script.mints(2) == [Mint(2, 1)]
+
+
+def test_useless_tokens_of_a_call_that_was_under_way_at_the_change_do_not_slow_the_next() -> None:
+    script = Script()
+    request = script.mint_asked(0)
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    assert script.pool.minted(request, [token("a", lives=1)], 2) is not None
+    assert script.mints(2) == [Mint(2, 1)]
+
+
+def test_a_change_of_key_ends_the_slow_retry_after_a_fatal_fault() -> None:
+    script = Script()
+    script.fail(0, FATAL)
+    script.pool.replace(Reason.KEY_CHANGED, 1)
+    assert script.pool.fault is None
+    assert script.mints(1) == [Mint(2, 1)]
