@@ -38,10 +38,6 @@ class RequestBody:
         self._hold(rest)
         return body
 
-    def arrived(self) -> bool:
-        """Tell whether the client has sent all of it."""
-        return self._request.content.is_eof()
-
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body from its start. Raises MalformedRequest and RequestTimeout."""
         for chunk in tuple(self._kept):
@@ -61,6 +57,8 @@ class RequestBody:
             raise RequestTimeout(f"The request body stood still for {self._seconds:g} s.") from None
         except web.RequestPayloadError:
             raise MalformedRequest("The request body is malformed.") from None
+        except ConnectionError:
+            raise MalformedRequest("The client left in mid-request.") from None
 
     def _hold(self, chunk: bytes) -> None:
         self._kept_size += len(chunk)

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -28,6 +29,8 @@ from proxy.traffic.upstream import Upstream
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 REFUSALS = frozenset({401, 403})
 USED_UP = 429
+BROKEN_OFF = (Refusal, ConnectionError, TimeoutError)
+"""What ends an answer after its head without being our own failure."""
 MOST_REFUSED = 3
 """Tokens that one request is sent with at the most: its own, another, and a newly minted one."""
 INSPECT_SECONDS = 2.0
@@ -82,7 +85,7 @@ class Attempt:
         self.connection = connection
         self.lease = lease
         self.upload: asyncio.Task[None] | None = None
-        self.failure: Refusal | None = None
+        self.failure: Exception | None = None
 
     async def send(self, out: Outgoing) -> None:
         """Send the request and receive the answer's head. Raises refusals."""
@@ -116,8 +119,8 @@ class Attempt:
             self.connection.end()
         except UpstreamClosed:
             pass  # head() or read() tells it, unless the answer had come before
-        except Refusal as refusal:
-            self.failure = refusal
+        except Exception as error:  # noqa: BLE001 - send() raises it
+            self.failure = error
             self.connection.abort()
 
     async def stop(self) -> None:
@@ -182,8 +185,7 @@ class Handler:
         try:
             return await self._relay(request, attempt, fact)
         finally:
-            await attempt.stop()
-            self._upstream.release(attempt.connection)
+            await self._discard(attempt)
 
     # Admit
 
@@ -197,12 +199,11 @@ class Handler:
             request.raw_headers, request.version, keys, self._limits.header_bytes
         )
         fact.stripped = found.stripped + places
-        if manages_tokens(target):
+        prefix = b"" if target == b"*" else self._upstream.prefix
+        if manages_tokens(target) or (prefix and manages_tokens(prefix + target)):
             raise AuthPathDenied(
                 "The proxy mints and revokes tokens itself; /api/2/auth is not for its clients."
             )
-        if target != b"*":
-            target = self._upstream.prefix + target
         body = None
         if found.chunked or found.length not in (None, b"0"):
             body = RequestBody(
@@ -211,7 +212,7 @@ class Handler:
                 seconds=self._limits.body_timeout,
                 expected=found.expects_continue,
             )
-        head = fields.request_head(request.method, target, self._upstream.authority, found)
+        head = fields.request_head(request.method, prefix + target, self._upstream.authority, found)
         return Outgoing(request.method, head, body, found.chunked)
 
     # Send and settle
@@ -232,6 +233,7 @@ class Handler:
             try:
                 again = await self._settle(attempt, out, refused)
             except BaseException:
+                self._keeper.settle(attempt.lease, Outcome.UNKNOWN)
                 await self._discard(attempt)
                 raise
             if not again:
@@ -323,9 +325,11 @@ class Handler:
                     transport.write(_chunk(piece) if chunked else piece)
             if chunked:
                 transport.write(b"0\r\n\r\n")
-        except (Refusal, ConnectionError, TimeoutError):
+        except BaseException as error:
             fact.complete = False
             _break_off(transport)
+            if not isinstance(error, BROKEN_OFF):
+                raise
             return SENT_CLOSE
         return SENT_KEEP if keep and self._keeps(request) else SENT_CLOSE
 
@@ -340,11 +344,11 @@ class Handler:
                 await request.writer.drain()
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
-        keep = refusal.keeps_connection and self._keeps(request)
+        keep = refusal.keeps_connection and request.version == (1, 1) and self._keeps(request)
         fact.status, fact.code = refusal.status, refusal.code
         body = refusal.problem()
         head = fields.problem_head(refusal, body, keep=keep)
-        if request.transport is not None:
+        if request.transport is not None and not request.transport.is_closing():
             request.transport.write(head if request.method == "HEAD" else head + body)
         return SENT_KEEP if keep else SENT_CLOSE
 
@@ -353,5 +357,6 @@ def _break_off(transport: asyncio.Transport) -> None:
     """End a client's connection so that it cannot take what it got for the whole answer."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

@@ -73,10 +73,10 @@ def read_request(
         low = name.lower()
         if low in _SPECIAL:
             special.append((low, value))
-        elif keys.occur_in(value):
+        elif keys.occur_in(line := b"%b: %b\r\n" % (name, value)):
             found.stripped.append("header")
         else:
-            found.lines.append(b"%b: %b\r\n" % (name, value))
+            found.lines.append(line)
     if size > most_bytes:
         raise HeadersTooLarge(f"The header block is {size} bytes; at most {most_bytes} are taken.")
     _read_special(found, special, version)
@@ -85,7 +85,7 @@ def read_request(
 
 def _read_special(found: RequestHeaders, special: RawHeaders, version: tuple[int, int]) -> None:
     nominated: set[bytes] = set()
-    upgrade = b""
+    upgrades: set[bytes] = set()
     for name, value in special:
         if name == b"host":
             if not is_host(value):
@@ -99,10 +99,10 @@ def _read_special(found: RequestHeaders, special: RawHeaders, version: tuple[int
         elif name == b"expect":
             _read_expect(found, value, version)
         elif name == b"upgrade":
-            upgrade = value.strip().lower()
+            upgrades.add(value.strip().lower())
         elif name in CREDENTIALS:
             found.stripped.append(CREDENTIALS[name])
-    if b"upgrade" in nominated and upgrade not in (b"", b"h2c"):
+    if b"upgrade" in nominated and upgrades - {b"", b"h2c"}:
         # h2c is what some HTTP clients offer unasked; RFC 9110, section 7.8 lets us ignore it.
         raise UpgradeUnsupported(
             "A WebSocket message could carry the static key past the proxy, so this version "
@@ -190,7 +190,7 @@ def _framing_line(method: str, head: ResponseHead, framing: Framing) -> bytes:
         return b"Content-Length: 0\r\n"
     if framing is Framing.LENGTH:
         return b"Content-Length: %d\r\n" % (head.length or 0)
-    if method == "HEAD" or head.status == 304:
+    if head.status == 304 or (method == "HEAD" and head.status != 204):
         return _announced_length(head.headers)
     return b""
 

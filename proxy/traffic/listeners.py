@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
@@ -11,14 +12,20 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 
 from proxy.config import Address, LimitSettings, ListenerSettings
 from proxy.errors import HeadersTooLarge, MalformedRequest, Refusal, TargetTooLong
 from proxy.traffic.fact import Fact, Observer
-from proxy.traffic.handler import Handler
+from proxy.traffic.handler import SENT_CLOSE, Handler
+from proxy.traffic.headers import problem_head
 
 BACKLOG = 1024
 UNIX_MODE = 0o660
+WATCH_SECONDS = 1.0
+"""How often it is looked whether a client whose bytes are not being read is still there."""
+CLOSE_SECONDS = 0.01
+"""How long a request that was not over in time may take to notice; to aiohttp, 0 means for ever."""
 
 
 class BindError(Exception):
@@ -28,13 +35,41 @@ class BindError(Exception):
 class FrontConnection(web.RequestHandler):
     """One client connection; its malformed requests are refused as all our errors are."""
 
-    __slots__ = ("_refuse",)
+    __slots__ = ("_last_body", "_refuse", "_watch")
 
     def __init__(
         self, server: "FrontServer", refuse: Callable[[Refusal], None], **settings: Any
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._refuse = refuse
+        self._last_body: StreamReader | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and fail a body that turns out malformed, for which aiohttp would go on waiting.
+
+        After a body that is not whole nothing can follow but the parser's complaint about it.
+        """
+        super().data_received(data)
+        if self._messages and (body := self._messages[-1][1]) is not self._last_body:
+            if self._last_body is not None and not self._last_body.is_eof():
+                self._last_body.set_exception(web.RequestPayloadError())
+            self._last_body = body
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self._watch is None:
+            self._watch = self._loop.call_later(WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """End the connection if the client has left while its bytes were not being read."""
+        self._watch = None
+        if self.transport is None or not (self._reading_paused or self._buffer_paused):
+            return
+        if _has_left(self.transport):
+            self.transport.abort()
+        else:
+            self._watch = self._loop.call_later(WATCH_SECONDS, self._look)
 
     def handle_error(
         self,
@@ -51,15 +86,10 @@ class FrontConnection(web.RequestHandler):
             raise ConnectionError
         refusal = self._judge(exc)
         self._refuse(refusal)
-        response = web.Response(
-            status=refusal.status,
-            reason=refusal.title,
-            body=refusal.problem(),
-            content_type="application/problem+json",
-            headers={"X-Mobula-Proxy-Error": refusal.code, "Cache-Control": "no-store"},
-        )
-        response.force_close()
-        return response
+        body = refusal.problem()
+        if self.transport is not None:
+            self.transport.write(problem_head(refusal, body, keep=False) + body)
+        return SENT_CLOSE
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - aiohttp's hook
         """Say what kind of error broke the connection; its text may hold a client's bytes."""
@@ -79,6 +109,14 @@ class FrontConnection(web.RequestHandler):
         """Close unless a request is being served or has just arrived."""
         if self._current_request is None and not self._messages:
             self.force_close()
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    poll = select.poll()
+    # Off Linux there is no POLLRDHUP, and a client that left in order goes unnoticed for longer.
+    left = getattr(select, "POLLRDHUP", select.POLLHUP)
+    poll.register(transport.get_extra_info("socket").fileno(), left)
+    return bool(poll.poll(0))
 
 
 class FrontServer(web.Server):
@@ -139,7 +177,7 @@ class Listener:
     async def close(self) -> None:
         """End every connection now."""
         self.drain()
-        await self._front.shutdown(0.0)
+        await self._front.shutdown(CLOSE_SECONDS)
         if self.address.path:
             Path(self.address.path).unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the end
 

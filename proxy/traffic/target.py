@@ -1,6 +1,7 @@
 """The request target: its form, what it may not reach, and keys that stand in it. Pure."""
 
 import re
+from itertools import islice
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -9,6 +10,10 @@ from proxy.errors import MalformedRequest, MethodDenied
 KEY_PARAMETERS = (b"apikey", b"xapikey")
 """Names of query parameters that hold a key, in lower case and without `-` and `_`."""
 
+_TOKEN_ENDPOINTS = (b"api", b"2", b"auth")
+_LEAVES_A_CHOICE = re.compile(rb"%|;|\\|\.\.")
+_IGNORED = bytes(range(0x21)) + b"."
+"""What some servers cut off the ends of a segment."""
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
 
@@ -48,21 +53,23 @@ def origin_form(method: str, target: bytes) -> bytes:
 def manages_tokens(target: bytes) -> bool:
     """Tell whether a target reaches Mobula's token endpoints, however it is spelled.
 
-    Servers differ in what they decode and collapse, so everything that any of them might is.
+    Servers differ in what they decode, resolve and collapse, and in which order. A path that leaves
+    them a choice is taken for one as soon as `api`, `2` and `auth` stand in it in this order.
     """
     path = re.split(rb"[?#]", target, maxsplit=1)[0]
     if b"%" not in path and b"auth" not in path.lower():
         return False
+    plain = _LEAVES_A_CHOICE.search(path) is None
     for _ in range(3):
         path = unquote_to_bytes(path)
-    segments: list[bytes] = []
-    for raw in re.split(rb"[/\\]+", path.lower()):
-        segment = raw.split(b";")[0].strip()
-        if segment == b"..":
-            del segments[-1:]
-        elif segment not in (b"", b"."):
-            segments.append(segment)
-    return segments[:3] == [b"api", b"2", b"auth"]
+    names = filter(None, map(_bare, re.split(rb"[/\\]", path.lower())))
+    if plain:
+        return tuple(islice(names, 3)) == _TOKEN_ENDPOINTS
+    return all(each in names for each in _TOKEN_ENDPOINTS)
+
+
+def _bare(segment: bytes) -> bytes:
+    return re.split(rb"[;?#]", segment, maxsplit=1)[0].strip(_IGNORED)
 
 
 def without_keys(target: bytes, keys: KeyFinder) -> tuple[bytes, list[str]]:
@@ -81,6 +88,7 @@ def without_keys(target: bytes, keys: KeyFinder) -> tuple[bytes, list[str]]:
             target = path + mark + query if kept else path
     if keys.occur_in(target):
         places.append("path")
+    while keys.occur_in(target):  # what is left may make up a key once more
         target = keys.cut_from(target)
     return target, places
 

@@ -1,0 +1,22 @@
+"""A scripted upstream, and a proxy in front of it whose tokens come from the sandbox."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from harness import SecretScan
+from traffic.wire import Far, between
+
+from proxy.app import App
+from proxy.sandbox import Sandbox
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Far]:
+    async with Far() as far:
+        yield far
+
+
+@pytest.fixture
+async def app(far: Far, sandbox: Sandbox, scan: SecretScan) -> AsyncIterator[App]:
+    async with between(far, sandbox, scan) as app:
+        yield app

@@ -1,0 +1,199 @@
+"""Both ends of the wire, byte by byte: a scripted upstream and a client, with a proxy between."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from harness import SecretScan, running
+
+from proxy.app import App
+from proxy.config import Address
+from proxy.sandbox import Sandbox
+
+PATIENCE = 5.0
+"""Seconds that anything may take before a test fails."""
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+_BEARER = b"Authorization: Bearer "
+
+
+class Wire:
+    """One end of a connection; every wait is bounded."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.token = b""
+        self._reader = reader
+        self._writer = writer
+
+    def __repr__(self) -> str:
+        return f"<Wire {self._writer.get_extra_info('peername')}>"
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the other end has taken about all that was sent."""
+        async with asyncio.timeout(PATIENCE):
+            await self._writer.drain()
+
+    async def head(self) -> bytes:
+        """Read up to the empty line."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.readuntil(b"\r\n\r\n")
+
+    async def request(self) -> bytes:
+        """Read a request's head; its token is taken out and kept in `token`."""
+        head = await self.head()
+        lines = head.split(b"\r\n")
+        place = next(i for i, line in enumerate(lines) if line.startswith(_BEARER))
+        self.token = lines[place].removeprefix(_BEARER)
+        lines[place] = _BEARER + b"*"
+        return b"\r\n".join(lines)
+
+    async def exactly(self, size: int) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.readexactly(size)
+
+    async def some(self) -> bytes:
+        """Read what comes next; b"" is the end."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.read(65536)
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.readuntil(end)
+
+    async def rest(self) -> bytes:
+        """Read all that comes until the other end closes in order."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.read()
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        """Read a head, and the body that its Content-Length tells of."""
+        head = await self.head()
+        return head, await self.exactly(length_of(head))
+
+    async def ended(self) -> bool:
+        """Wait for the end, and tell whether it was an orderly one."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while await self._reader.read(65536):
+                    pass
+        except ConnectionError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Say that nothing more will be sent."""
+        self._writer.write_eof()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def reset(self) -> None:
+        """End the connection with a reset instead of an orderly end."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+def length_of(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b": ")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise AssertionError(f"no Content-Length in {head!r}")
+
+
+class Far:
+    """An upstream that says what the test says, and nothing by itself."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self._wires: asyncio.Queue[Wire] = asyncio.Queue()
+        self._all: list[Wire] = []
+        self._server: asyncio.Server | None = None
+
+    @property
+    def authority(self) -> str:
+        assert self._server is not None
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.refuse()
+        self.close()
+
+    def refuse(self) -> None:
+        """Accept no more connections."""
+        assert self._server is not None
+        self._server.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for wire in self._all:
+            wire.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._all.append(Wire(reader, writer))
+        self._wires.put_nowait(self._all[-1])
+
+    async def wire(self, patience: float | None = PATIENCE) -> Wire:
+        """Return the next connection."""
+        async with asyncio.timeout(patience):
+            return await self._wires.get()
+
+
+@contextlib.asynccontextmanager
+async def between(
+    far: Far, sandbox: Sandbox, scan: SecretScan, *, prefix: str = "", **sections: Any
+) -> AsyncIterator[App]:
+    """A proxy whose listener leads to `far`, and whose tokens come from `sandbox`."""
+    listener = {"bind": "127.0.0.1:0", "upstream": "far.test"} | sections.pop("listener", {})
+    upstreams = {
+        "api.mobula.io": {"url": sandbox.url},
+        "far.test": {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
+    }
+    async with running(
+        sandbox.url, scan, upstreams=upstreams, listeners=[listener], **sections
+    ) as app:
+        yield app
+
+
+@contextlib.asynccontextmanager
+async def client(app: App) -> AsyncIterator[Wire]:
+    """A connection to the proxy."""
+    wire = await connect(app.addresses[0])
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+async def connect(address: Address) -> Wire:
+    if address.path:
+        return Wire(*await asyncio.open_unix_connection(address.path))
+    return Wire(*await asyncio.open_connection(address.host, address.port))
+
+
+def problem_of(head: bytes, body: bytes) -> dict[str, Any]:
+    """Check that an answer is one of our problem documents, and return it."""
+    lines = head.decode("latin-1").split("\r\n")
+    fields = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
+    problem: dict[str, Any] = json.loads(body)
+    assert set(problem) == {"type", "title", "status", "detail", "code"}
+    assert fields["content-type"] == "application/problem+json"
+    assert fields["x-mobula-proxy-error"] == problem["code"]
+    assert lines[0] == f"HTTP/1.1 {problem['status']} {problem['title']}"
+    assert problem["type"] == f"urn:mobula-proxy:error:{problem['code']}"
+    return problem
