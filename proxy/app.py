@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ from proxy.traffic.listeners import Listener, listen
 from proxy.traffic.upstream import Upstream
 
 DRAIN_POLL_SECONDS = 0.02
+CLOSE_SECONDS = 0.01
+"""How long an operator's connection may take to close; to aiohttp, 0 means for ever."""
 
 
 class StartError(Exception):
@@ -57,7 +60,7 @@ class App:
         self._quit = asyncio.Event()
         self._log: Any = structlog.get_logger("mobula_proxy")
         self._metrics = Metrics()
-        self._upstreams = {name: Upstream(name, each) for name, each in settings.upstreams.items()}
+        self._upstreams = _upstreams(settings)
         self._mobula, self._keeper = self._build_tokens(source, key, chance)
         self._listeners = self._build_listeners()
         self._stack = AsyncExitStack()
@@ -76,7 +79,8 @@ class App:
     ) -> tuple[MobulaClient, Keeper]:
         settings = self._settings.token
         minting = next(iter(self._settings.upstreams.values()))
-        mobula = MobulaClient(minting.url, ca_file=minting.ca_file, clock=self._clock)
+        ca_file = minting.ca_file if minting.url.startswith("https:") else None
+        mobula = MobulaClient(minting.url, ca_file=ca_file, clock=self._clock)
         token_log = TokenLog()
 
         def tell(event: Event) -> None:
@@ -124,16 +128,21 @@ class App:
         return listeners
 
     async def __aenter__(self) -> Self:
-        """Bind every address and start to serve. Raises BindError."""
+        """Bind every address, start to serve and then to mint. Raises BindError.
+
+        A start that fails has minted nothing, so a restart loop costs none of the mint budget.
+        """
         async with AsyncExitStack() as stack:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
-            await stack.enter_async_context(self._keeper)
             for listener in self._listeners:
                 await listener.bind()
                 stack.push_async_callback(listener.close)
             await self._bind_admin(stack)
+            await self._keeper.__aenter__()
+            # Not told of an error here, which its task group would wrap as if it were its own.
+            stack.push_async_callback(self._keeper.__aexit__, None, None, None)
             self._stack = stack.pop_all()
         _raise_file_limit()
         self._say_what_is_served()
@@ -150,8 +159,10 @@ class App:
     async def _bind_admin(self, stack: AsyncExitStack) -> None:
         front = Admin(self, self._metrics).server()
         server, self.admin_address = await listen(front, self._settings.admin.bind)
-        stack.push_async_callback(front.shutdown, 0.0)
+        stack.push_async_callback(front.shutdown, CLOSE_SECONDS)
         stack.callback(server.close)
+        if path := self.admin_address.path:
+            stack.callback(Path(path).unlink, missing_ok=True)
 
     def _say_what_is_served(self) -> None:
         self._log.info(
@@ -234,6 +245,15 @@ class App:
         self._log.info(
             "stopped", seconds=round(time.monotonic() - started, 3), requests_cut_off=cut_off
         )
+
+
+def check_authorities(settings: Settings) -> None:
+    """Raise ValueError for an upstream whose certificate authorities cannot be read."""
+    _upstreams(settings)
+
+
+def _upstreams(settings: Settings) -> dict[str, Upstream]:
+    return {name: Upstream(name, each) for name, each in settings.upstreams.items()}
 
 
 def _require_c_extensions() -> None:

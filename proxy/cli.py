@@ -1,13 +1,17 @@
 """The command line: a thin face over `app`, `sandbox` and the admin listener."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from proxy import __version__, run
+from proxy.app import check_authorities
 from proxy.config import Address, Settings, SettingsError, effective, load
 from proxy.ops import client, logs
+from proxy.settings.values import parse_duration
 from proxy.tokens.key import KeyRefusedError, find_key_source
 
 DEMO_KEY = "sandbox-static-key"
@@ -21,6 +25,18 @@ def _split_override(
     if wrong:
         raise click.BadParameter(f"{wrong[0]!r} has no '='; write --set section.key=value")
     return [(key.strip(), value) for key, _, value in pairs]
+
+
+def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return a click callback that reads an option with `parse`, whose ValueError says why not."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}, not {value!r}") from error
+
+    return read
 
 
 _config = click.option(
@@ -41,6 +57,7 @@ _set = click.option(
 _admin = click.option(
     "--admin",
     metavar="ADDRESS",
+    callback=_parsed(Address.parse),
     help="Admin address of the running proxy; by default the one in the settings.",
 )
 
@@ -89,15 +106,23 @@ def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
     """Print the effective settings, or every error in them, and exit 2."""
     settings = _load(config, overrides)
     try:
+        check_authorities(settings)
         key = find_key_source(settings.api_key, os.environ).read()
-    except KeyRefusedError as error:
+    except (KeyRefusedError, ValueError) as error:
         run.fail(str(error), run.EXIT_USAGE)
     click.echo(effective(settings), nl=False)
     click.echo(f"# static key: fingerprint {key.fingerprint}")
 
 
 @main.command()
-@click.option("--bind", default="127.0.0.1:8081", show_default=True, metavar="HOST:PORT")
+@click.option(
+    "--bind",
+    default="127.0.0.1:8081",
+    show_default=True,
+    metavar="HOST:PORT",
+    callback=_parsed(Address.parse),
+    help="Where to listen; port 0 takes a free one.",
+)
 @click.option(
     "--key",
     "keys",
@@ -105,7 +130,7 @@ def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
     metavar="KEY[=PLAN]",
     help=f"A static key that the sandbox knows, and its plan.  [default: {DEMO_KEY}=growth]",
 )
-def sandbox(bind: str, keys: tuple[str, ...]) -> None:
+def sandbox(bind: Address, keys: tuple[str, ...]) -> None:
     """Emulate the Mobula API, its tokens and their limits, for demos and tests.
 
     Its ledger tells what arrived, and /_sandbox/faults makes it fail in chosen ways.
@@ -121,10 +146,10 @@ def sandbox(bind: str, keys: tuple[str, ...]) -> None:
 @_admin
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(
-    config: Path | None, overrides: list[tuple[str, str]], admin: str | None, as_json: bool
+    config: Path | None, overrides: list[tuple[str, str]], admin: Address | None, as_json: bool
 ) -> None:
     """Tell how the running proxy is; exit 1 if it is not ready or not there."""
-    address = _admin_address(config, overrides, admin)
+    address = admin or _load(config, overrides).admin.bind
     run.run(client.show_status(address, as_json=as_json))
 
 
@@ -132,21 +157,28 @@ def status(
 @_config
 @_set
 @_admin
-@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--timeout",
+    default="60s",
+    show_default=True,
+    metavar="DURATION",
+    callback=_parsed(parse_duration),
+    help="How long to wait: 250ms, 90s, 5m, or seconds.",
+)
 def wait(
-    config: Path | None, overrides: list[tuple[str, str]], admin: str | None, timeout: float
+    config: Path | None, overrides: list[tuple[str, str]], admin: Address | None, timeout: float
 ) -> None:
     """Return once the running proxy is ready; exit 1 if it is not in time."""
-    run.run(client.wait_ready(_admin_address(config, overrides, admin), timeout))
+    run.run(client.wait_ready(admin or _load(config, overrides).admin.bind, timeout))
 
 
 @main.command(name="quit")
 @_config
 @_set
 @_admin
-def quit_(config: Path | None, overrides: list[tuple[str, str]], admin: str | None) -> None:
+def quit_(config: Path | None, overrides: list[tuple[str, str]], admin: Address | None) -> None:
     """Ask the running proxy to drain and end, as a Job's main container does when it is done."""
-    run.run(client.ask_quit(_admin_address(config, overrides, admin)))
+    run.run(client.ask_quit(admin or _load(config, overrides).admin.bind))
 
 
 def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
@@ -159,14 +191,3 @@ def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
 def _names_a_key(settings: Settings) -> bool:
     named = ("MOBULA_API_KEY", "MOBULA_API_KEY_FILE")
     return settings.api_key.file is not None or any(name in os.environ for name in named)
-
-
-def _admin_address(
-    config: Path | None, overrides: list[tuple[str, str]], admin: str | None
-) -> Address:
-    if admin is None:
-        return _load(config, overrides).admin.bind
-    try:
-        return Address.parse(admin)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--admin") from error

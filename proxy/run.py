@@ -1,16 +1,19 @@
 """The process: runs one coroutine on uvloop, minds signals, and turns the end into an exit code."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
 from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 import uvloop
+from msgspec.structs import replace
 
 from proxy.app import App, StartError
-from proxy.config import Settings
+from proxy.config import Address, Settings
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.traffic.listeners import BindError
 
@@ -35,7 +38,10 @@ def fail(text: str, code: int) -> NoReturn:
 
 
 class SignalWatch:
-    """The first signal sets `received`; a second one ends the process at once."""
+    """The first signal sets `received`; a second one ends the process at once.
+
+    Make it before anything is served: until then a signal ends the process without a drain.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -60,8 +66,9 @@ async def serve(settings: Settings, source: KeySource, key: StaticKey) -> int:
         app = App(settings, source=source, key=key)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
+    signals = SignalWatch()
     async with app:
-        return await _until_end(app, settings)
+        return await _until_end(app, settings, signals)
 
 
 async def serve_demo(settings: Settings, key: str) -> int:
@@ -69,16 +76,17 @@ async def serve_demo(settings: Settings, key: str) -> int:
     from proxy.sandbox import Sandbox  # noqa: PLC0415 - only demos pay for it
 
     source = KeySource(name="the sandbox", value=key)
+    signals = SignalWatch()
     async with Sandbox(keys={key: "growth"}) as sandbox:
         upstreams = {
-            name: each.model_copy(update={"url": sandbox.url})
+            name: replace(each, url=sandbox.url, ca_file=None)
             for name, each in settings.upstreams.items()
         }
-        settings = settings.model_copy(update={"upstreams": upstreams})
+        settings = replace(settings, upstreams=upstreams)
         async with App(settings, source=source, key=source.read()) as app:
             sys.stdout.write(_demo_text(app, sandbox.url))
             sys.stdout.flush()
-            return await _until_end(app, settings)
+            return await _until_end(app, settings, signals)
 
 
 def _demo_text(app: App, url: str) -> str:
@@ -96,8 +104,7 @@ def _demo_text(app: App, url: str) -> str:
     )
 
 
-async def _until_end(app: App, settings: Settings) -> int:
-    signals = SignalWatch()
+async def _until_end(app: App, settings: Settings, signals: SignalWatch) -> int:
     waits = [asyncio.create_task(signals.wait()), asyncio.create_task(app.wait_quit())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for each in waits:
@@ -110,21 +117,27 @@ async def _until_end(app: App, settings: Settings) -> int:
     return 128 + signals.received
 
 
-async def serve_sandbox(bind: str, keys: Mapping[str, str]) -> int:
+async def serve_sandbox(bind: Address, keys: Mapping[str, str]) -> int:
     """Serve the sandbox alone until a signal; return the exit code."""
     from proxy.sandbox import Sandbox  # noqa: PLC0415 - only demos pay for it
 
     try:
-        sandbox = Sandbox(keys=keys, bind=bind)
+        sandbox = Sandbox(keys=keys, bind=str(bind))
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-    async with sandbox:
+    signals = SignalWatch()
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(sandbox)
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE  # asyncio words that one at length
+            reason = os.strerror(errno.EADDRINUSE) if in_use else error.strerror
+            raise StartError(f"cannot listen on {bind}: {reason}") from error
         sys.stdout.write(
             f"Sandbox of the Mobula API on {sandbox.url}\n"
             f"static keys: {', '.join(f'{key} ({plan})' for key, plan in keys.items())}\n"
             f"ledger: curl {sandbox.url}/_sandbox/ledger\n"
         )
         sys.stdout.flush()
-        signals = SignalWatch()
         await signals.wait()
         return 128 + signals.received if signals.received else EXIT_OK

@@ -12,7 +12,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import threading
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from proxy.tokens.key import KeySource
 KEY = "live-static-key-0123456789abcdef"
 COMMAND = Path(sys.executable).with_name("mobula-proxy")
 START_SECONDS = 20.0
+_STREAMS = {"out": "stdout", "err": "stderr"}
 
 
 class SecretScan:
@@ -47,10 +52,17 @@ class SecretScan:
 
     def leaks(self) -> list[str]:
         text = self.output.getvalue()
-        tokens = {
-            value for sandbox in self._sandboxes for value in sandbox.ledger.secrets()
-        }
-        return [secret for secret in self._secrets | tokens if secret in text]
+        tokens = {value for sandbox in self._sandboxes for value in sandbox.ledger.secrets()}
+        return [secret for secret in self._secrets | tokens if _shows(text, secret)]
+
+
+def _shows(text: str, secret: str) -> bool:
+    """Tell whether `text` holds a secret: plain, encoded, or but a token's signature."""
+    raw = secret.encode()
+    percent = "".join(f"%{byte:02x}" for byte in raw)
+    base64 = b64encode(raw).decode().rstrip("=")
+    signature = secret.rpartition(".")[2]
+    return percent in text.lower() or any(form in text for form in (secret, base64, signature))
 
 
 def settings_for(url: str, **sections: Any) -> Settings:
@@ -67,7 +79,12 @@ def settings_for(url: str, **sections: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def running(
-    url: str, scan: SecretScan, *, key: KeySource | None = None, clock: Any = steady, **sections: Any
+    url: str,
+    scan: SecretScan,
+    *,
+    key: KeySource | None = None,
+    clock: Any = steady,
+    **sections: Any,
 ) -> AsyncIterator[App]:
     """A proxy in this process, in front of `url`."""
     settings = settings_for(url, **sections)
@@ -83,9 +100,7 @@ def base_url(app: App) -> str:
 
 async def until_ready(app: App) -> None:
     """Wait until a token is in hand."""
-    async with asyncio.timeout(5.0):
-        while not app.status().ready:
-            await asyncio.sleep(0.002)
+    await until(lambda: app.status().ready)
 
 
 async def exchange(app: App, data: bytes, *, half_close: bool = False) -> bytes:
@@ -112,6 +127,7 @@ class Command:
         self._process = subprocess.Popen(
             [str(COMMAND), *arguments],
             env={"PATH": os.environ["PATH"], **(environ or {})},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,32 +135,61 @@ class Command:
         self.out = ""
         self.err = ""
         self.pid = self._process.pid
+        self._news = threading.Condition()
+        self._readers = [threading.Thread(target=self._read, args=(name,)) for name in _STREAMS]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str) -> None:
+        with getattr(self._process, _STREAMS[name]) as stream:
+            for line in stream:
+                with self._news:
+                    setattr(self, name, getattr(self, name) + line)
+                    self._news.notify_all()
+
+    def line(self, text: str, seconds: float = START_SECONDS) -> str:
+        """Wait for a line of output that holds `text`, and return it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            ended = self._process.poll() is not None
+            for reader in self._readers if ended else ():
+                reader.join(seconds)
+            with self._news:
+                lines = (self.out + self.err).splitlines()
+                for line in lines:
+                    if text in line:
+                        return line
+                assert not ended, f"it ended and never said {text!r}: {self.err}"
+                assert time.monotonic() < deadline, f"it does not say {text!r}: {self.err}"
+                self._news.wait(0.05)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """Wait for the log record of that name, and return it."""
+        record: dict[str, Any] = json.loads(self.line(f'"event": "{name}"'))
+        return record
 
     def serving(self) -> dict[str, Any]:
-        """Read the log up to the line that says what is served, and return that line."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.err += line
-            if '"event": "serving"' in line:
-                record: dict[str, Any] = json.loads(line)
-                return record
-        raise AssertionError(f"it ended before it served: {self.err}")
+        """Wait for the log line that says what is served, and return that line."""
+        return self.event("serving")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the log so far; every line must be a JSON object."""
+        return [json.loads(line) for line in self.err.splitlines()]
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def wait(self, seconds: float = START_SECONDS) -> int:
         """Wait for the end and return the exit code; `out` and `err` then hold all output."""
-        out, err = self._process.communicate(timeout=seconds)
-        self.out += out
-        self.err += err
-        return self._process.returncode
+        deadline = time.monotonic() + seconds
+        for reader in self._readers:
+            reader.join(deadline - time.monotonic())
+        return self._process.wait(timeout=max(0.0, deadline - time.monotonic()))
 
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        if self._process.stdout and not self._process.stdout.closed:
-            self.wait()
+        self.wait()
         self._scan.output.write(self.out + self.err)
 
 
@@ -176,6 +221,83 @@ def command_line(sandbox_url: str) -> list[str]:
         "--set",
         "admin.bind=127.0.0.1:0",
     ]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The installed command while it serves: its process and its base URLs."""
+
+    process: Command
+    url: str
+    admin: str
+
+    async def ended(self) -> int:
+        """Wait for the end and return the exit code, while this loop goes on."""
+        return await asyncio.to_thread(self.process.wait)
+
+    async def said(self, event: str) -> dict[str, Any]:
+        """Wait for the log record of that name, while this loop goes on."""
+        return await asyncio.to_thread(self.process.event, event)
+
+    async def ready(self) -> None:
+        """Wait until a token is in hand."""
+        async with asyncio.timeout(START_SECONDS):
+            while (await get(self.admin + "/readyz"))[0] != 200:  # noqa: ASYNC110 - as an operator
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    sandbox_url: str,
+    scan: SecretScan,
+    *overrides: str,
+    flags: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> AsyncIterator[Served]:
+    """The installed command in front of a sandbox, once it serves; `overrides` are for `--set`.
+
+    Without an `environ` of its own it is given KEY.
+    """
+    sets = [*flags, *(part for override in overrides for part in ("--set", override))]
+    environ = {"MOBULA_API_KEY": KEY} if environ is None else environ
+    with command(*command_line(sandbox_url), *sets, scan=scan, environ=environ) as process:
+        record = await asyncio.to_thread(process.serving)
+        yield Served(process, served_url(record), f"http://{record['admin']}")
+
+
+def finished(
+    *arguments: str, scan: SecretScan, environ: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run the installed command to its end: exit code, standard output, standard error."""
+    with command(*arguments, scan=scan, environ=environ) as process:
+        code = process.wait()
+    return code, process.out, process.err
+
+
+async def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Return once `check` is true; TimeoutError if it is not in time."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - what it looks at has no event
+            await asyncio.sleep(0.005)
+
+
+class Gate:
+    """Holds up whoever comes until it is opened; hand `hold` to a sandbox as its sleep."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._open = asyncio.Event()
+
+    async def hold(self, _: float) -> None:
+        self.held += 1
+        await self._open.wait()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def reached(self, count: int = 1) -> None:
+        """Return once `count` have come."""
+        await until(lambda: self.held >= count)
 
 
 async def get(url: str, **options: Any) -> tuple[int, Mapping[str, str], bytes]:

@@ -1,8 +1,10 @@
 """The admin listener: health, metrics, status and the few things an operator may ask for."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -12,6 +14,11 @@ from proxy import __version__
 from proxy.ops.metrics import CONTENT_TYPE, Metrics
 from proxy.tokens.model import PoolSnapshot
 from proxy.traffic.upstream import UpstreamSnapshot
+
+SERVER = "mobula-proxy"
+"""How an admin listener names itself; its client relies on it."""
+
+_CONNECTION: dict[str, Any] = {"access_log": None, "keepalive_timeout": 75.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Admin:
 
     def server(self) -> web.Server:
         """Return the protocol factory to listen with; needs a running loop."""
-        return web.Server(self._serve, access_log=None, keepalive_timeout=75.0)
+        return AdminServer(self._serve)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         route = self._routes().get(request.path)
@@ -57,7 +64,8 @@ class Admin:
             return _answer(404, {"detail": f"known paths: {', '.join(sorted(self._routes()))}"})
         method, answer = route
         if request.method not in (method, "HEAD" if method == "GET" else method):
-            return _answer(405, {"detail": f"use {method}"}, Allow=method)
+            allowed = "GET, HEAD" if method == "GET" else method
+            return _answer(405, {"detail": f"use {method}"}, Allow=allowed)
         if method == "POST" and (why := _not_allowed(request)):
             return _answer(403, {"detail": why})
         return answer()
@@ -86,7 +94,10 @@ class Admin:
         )
 
     def _scrape(self) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=self._metrics.exposition(),
+            headers={"Content-Type": CONTENT_TYPE, "Server": f"{SERVER}/{__version__}"},
+        )
 
     def _status(self) -> web.Response:
         return _answer(200, {"version": __version__, **asdict(self._proxy.status())})
@@ -119,5 +130,39 @@ def _answer(status: int, body: dict[str, Any], **headers: str) -> web.Response:
         status=status,
         text=json.dumps(body, indent=2, default=str) + "\n",
         content_type="application/json",
-        headers={"Cache-Control": "no-store", **headers},
+        headers={"Cache-Control": "no-store", "Server": f"{SERVER}/{__version__}", **headers},
     )
+
+
+class AdminServer(web.Server):
+    """Makes an `AdminConnection` for each client."""
+
+    def __call__(self) -> web.RequestHandler:
+        return AdminConnection(self)
+
+
+class AdminConnection(web.RequestHandler):
+    """A connection whose errors are ours: aiohttp would log and repeat the bytes that came."""
+
+    __slots__ = ()
+
+    def __init__(self, server: AdminServer) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **_CONNECTION)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's hook
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes what came
+    ) -> web.StreamResponse:
+        """Answer what the parser refused or where we failed, and close."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.logger.error("The admin listener failed", exc_info=exc)
+        response = _answer(status, {"detail": HTTPStatus(status).phrase})
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - aiohttp's hook
+        """Say what kind of error broke the connection; its text may hold the bytes that came."""
+        self.logger.debug("admin connection: %s", type(kw.get("exc_info")).__name__)

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from proxy.config import Address
+from proxy.ops.admin import SERVER
 
 CALL_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -17,7 +18,7 @@ OK, FAILED = 0, 1
 
 
 class UnreachableError(Exception):
-    """No proxy answers on that admin address."""
+    """No mobula-proxy answers on that admin address; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,20 @@ class _Answer:
     body: dict[str, Any]
 
 
-async def _call(address: Address, method: str, path: str) -> _Answer:
+async def _call(
+    address: Address, method: str, path: str, *, seconds: float = CALL_SECONDS
+) -> _Answer:
     connector = aiohttp.UnixConnector(address.path) if address.path else aiohttp.TCPConnector()
     host = "localhost" if address.path else _reachable(address)
-    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=seconds)
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
             session.request(method, f"http://{host}{path}", allow_redirects=False) as response,
         ):
-            body = json.loads(await response.text())
-            return _Answer(response.status, body if isinstance(body, dict) else {})
+            if not response.headers.get("Server", "").startswith(SERVER):
+                raise UnreachableError(f"what answers on {address} is not a proxy's admin listener")
+            return _Answer(response.status, json.loads(await response.text()))
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise UnreachableError(f"no proxy answers on admin address {address}") from error
 
@@ -81,7 +85,8 @@ async def wait_ready(address: Address, seconds: float) -> int:
     why = ""
     while True:
         try:
-            answer = await _call(address, "GET", "/readyz")
+            left = max(POLL_SECONDS, deadline - time.monotonic())
+            answer = await _call(address, "GET", "/readyz", seconds=min(CALL_SECONDS, left))
         except UnreachableError as error:
             why = str(error)
         else:

@@ -6,6 +6,7 @@ Only this module and `app` write it; the rooms say what happened as events and f
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import structlog
@@ -37,7 +38,10 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty())
+        # Its own choice of tracebacks would show local variables, secrets among them.
+        structlog.dev.ConsoleRenderer(
+            colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if pretty
         else structlog.processors.JSONRenderer()
     )
@@ -98,13 +102,14 @@ class StripLog:
 
     PLACES = frozenset({"query", "path", "header"})
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._log: Any = structlog.get_logger("mobula_proxy.traffic")
         self._quiet_until: dict[str, float] = {}
 
     def __call__(self, fact: Fact) -> None:
         for place in fact.stripped:
-            now = time.monotonic()
+            now = self._clock()
             if place in self.PLACES and now >= self._quiet_until.get(place, now):
                 self._quiet_until[place] = now + WARN_AGAIN_SECONDS
                 self._log.warning(
