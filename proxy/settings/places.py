@@ -7,13 +7,12 @@ would be right.
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from msgspec import Struct
 
-from proxy.settings.values import Wrong
+from proxy.settings.values import Leaf, Wrong
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
@@ -34,7 +33,7 @@ def _host(text: str) -> str:
 
 def _port(text: str, lowest: int) -> int:
     if not re.fullmatch(_PORT, text) or not lowest <= int(text) <= 65535:
-        raise Wrong.because(f"must have a port between {lowest} and 65535")
+        raise Wrong(f"must have a port between {lowest} and 65535")
     return int(text)
 
 
@@ -53,8 +52,7 @@ def _authority(host: str, port: int | None) -> str:
     return name if port is None else f"{name}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """Where to listen: `path` of a Unix socket, or `host` and `port` when `path` is empty.
 
     `port` 0 asks the system for a free one. An IPv6 `host` is without brackets.
@@ -70,7 +68,7 @@ class Address:
         if isinstance(value, cls):
             return value
         if not isinstance(value, str) or ":" not in value:
-            raise Wrong.because("must be host:port, [v6]:port or unix:/path, e.g. 127.0.0.1:8080")
+            raise Wrong("must be host:port, [v6]:port or unix:/path, e.g. 127.0.0.1:8080")
         if value.startswith("unix:"):
             return cls(path=_unix_path(value.removeprefix("unix:")))
         host, _, port = value.rpartition(":")
@@ -87,45 +85,44 @@ class Address:
 
 def _unix_path(path: str) -> str:
     if not path.startswith("/") or not path.isprintable():
-        raise Wrong.because("must have an absolute path, as in unix:/run/mobula-proxy/proxy.sock")
+        raise Wrong("must have an absolute path, as in unix:/run/mobula-proxy/proxy.sock")
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-        raise Wrong.because(f"must have a path of at most {_UNIX_PATH_BYTES} bytes")
+        raise Wrong(f"must have a path of at most {_UNIX_PATH_BYTES} bytes")
     return path
 
 
 def _bind_host(text: str) -> str:
     if ":" in text and not text.startswith("["):
-        raise Wrong.because("must have brackets around an IPv6 address, as in [::1]:8080")
+        raise Wrong("must have brackets around an IPv6 address, as in [::1]:8080")
     try:
         return _host(text)
     except ValueError:
-        raise Wrong.because(
-            "must start with an IP address or a host name, as in 127.0.0.1:8080"
-        ) from None
+        raise Wrong("must start with an IP address or a host name, as in 127.0.0.1:8080") from None
 
 
 Bind = Annotated[
     Address,
-    BeforeValidator(Address.parse),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema(
+    Leaf(
+        Address.parse,
         {
             "type": "string",
             "pattern": rf"^(?:unix:/.+|(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|{_HOST_NAME}):{_PORT})$",
-        }
+        },
+        write=str,
     ),
 ]
 """An Address; text `host:port`, `[v6]:port` or `unix:/path`."""
 
 
-def _upstream_name(text: str) -> str:
+def _upstream_name(value: object) -> str:
     """Return the name in lower case: the host, and the port if any, that clients put in `Host`."""
+    text = str(value)
     name, colon, port = text.rpartition(":")
     has_port = bool(colon) and port.isdecimal()
     try:
         host = _host(name if has_port else text)
     except ValueError:
-        raise Wrong.because(
+        raise Wrong(
             "must be a host name with an optional port, e.g. api.mobula.io or localhost:9000"
         ) from None
     return _authority(host, _port(port, 1) if has_port else None)
@@ -133,25 +130,26 @@ def _upstream_name(text: str) -> str:
 
 UpstreamName = Annotated[
     str,
-    AfterValidator(_upstream_name),
-    WithJsonSchema({"type": "string", "pattern": rf"^{_HOST_NAME}(?::{_PORT})?$"}),
+    Leaf(_upstream_name, {"type": "string", "pattern": rf"^{_HOST_NAME}(?::{_PORT})?$"}),
 ]
 
 
-def _http_url(text: str) -> str:
+def _http_url(value: object) -> str:
     """Return `scheme://host[:port][/prefix]`: scheme and host in lower case, no slash at the end.
 
     Raises Wrong for credentials and queries too: a prefix is all that goes before a request's path.
     """
-    scheme, separator, rest = text.partition("://")
+    if not isinstance(value, str):
+        raise Wrong("must be text")
+    scheme, separator, rest = value.partition("://")
     if scheme.lower() not in {"http", "https"} or not separator:
-        raise Wrong.because("must start with https:// (or http:// for this machine)")
+        raise Wrong("must start with https:// (or http:// for this machine)")
     if "@" in rest:
-        raise Wrong.because("must not hold a user name or password")
+        raise Wrong("must not hold a user name or password")
     if "?" in rest or "#" in rest:
-        raise Wrong.because("must not hold a query or fragment (? or #)")
+        raise Wrong("must not hold a query or fragment (? or #)")
     if not re.fullmatch(r"[!-~]+", rest):
-        raise Wrong.because("must name a host, without spaces, as in https://api.mobula.io")
+        raise Wrong("must name a host, without spaces, as in https://api.mobula.io")
     netloc, slash, path = rest.partition("/")
     return f"{scheme.lower()}://{_url_authority(netloc)}{(slash + path).rstrip('/')}"
 
@@ -161,15 +159,14 @@ def _url_authority(netloc: str) -> str:
     try:
         host = _host(found[1] if found else "")
     except ValueError:
-        raise Wrong.because("must name a host, as in https://api.mobula.io") from None
+        raise Wrong("must name a host, as in https://api.mobula.io") from None
     port = found[2] if found else None
     return _authority(host, None if port is None else _port(port, 1))
 
 
 HttpUrl = Annotated[
     str,
-    AfterValidator(_http_url),
-    WithJsonSchema({"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s@?#]+$"}),
+    Leaf(_http_url, {"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s@?#]+$"}),
 ]
 
 

@@ -5,24 +5,23 @@ a problem can name the line, the variable or the flag to correct.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from re import fullmatch
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 from proxy.settings.problems import Problem, SettingsError, full_name, shown
-from proxy.settings.values import SettingPath
+from proxy.settings.values import SettingPath, Wrong
 
 PREFIX = "MOBULA_PROXY__"
 _FILE_BYTES = 1 << 20
 _DEFAULTS = "the defaults"
 
 
-@dataclass(slots=True)
-class Tree:
+class Tree(Struct):
     """All that the sources say, merged: plain values, and the origin of each."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +91,7 @@ def read(
     return tree
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """What one source says about the settings below `path`."""
 
     path: SettingPath
@@ -102,15 +100,7 @@ class _Entry:
     problems: Sequence[Problem] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _NotYaml:
-    """Why a text is no YAML; never quotes the text, which may hold a secret."""
-
-    text: str
-
-
-@dataclass(slots=True)
-class _Document:
+class _Document(Struct):
     """A parsed text: its value, the line of each path, and what a mapping must not have."""
 
     value: object = None
@@ -123,30 +113,30 @@ class _Document:
 
 def _read_file(file: Path) -> _Entry | Problem:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(_FILE_BYTES + 1)
-    except OSError as error:
-        return Problem(str(file), f"cannot be read: {error.strerror or error}")
-    if len(content) > _FILE_BYTES:
-        return Problem(str(file), "must be at most 1MiB")
-    try:
-        document = _parse(content.decode("utf-8-sig"), ())
-    except UnicodeDecodeError:
-        return Problem(str(file), "must be UTF-8 text")
-    return _file_entry(file, document)
-
-
-def _file_entry(file: Path, document: _Document | _NotYaml) -> _Entry | Problem:
-    if isinstance(document, _NotYaml):
-        return Problem(str(file), document.text)
-    if document.value is not None and not isinstance(document.value, dict):
-        return Problem(str(file), "must be a mapping of settings")
+        document = _parse(_text(file), ())
+        if not isinstance(document.value, dict | None):
+            raise Wrong("must be a mapping of settings")
+    except Wrong as wrong:
+        return Problem(str(file), str(wrong))
     origins = {path: f"{file}, line {line}" for path, line in document.lines.items()}
     problems = [
         Problem(full_name(path) or "settings", text, None, f"{file}, line {line}")
         for path, text, line in document.misfits
     ]
     return _Entry((), document.value or {}, origins, problems)
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_FILE_BYTES + 1)
+        if len(content) > _FILE_BYTES:
+            raise Wrong("must be at most 1MiB")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise Wrong(f"cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise Wrong("must be UTF-8 text") from None
 
 
 # --- Environment and flags -----------------------------------------------------------------------
@@ -190,9 +180,10 @@ def _upstream_path(path: tuple[str, ...], value: object) -> SettingPath:
 def _read_value(path: SettingPath, text: str, origin: str) -> _Entry | Problem:
     if fullmatch(r"\[[^\[\]{}\"']*\]:[0-9]+", text):  # [v6]:port only looks like a YAML list
         return _Entry(path, text, {path: origin})
-    document = _parse(text, path)
-    if isinstance(document, _NotYaml):
-        return Problem(full_name(path), document.text, None, origin)
+    try:
+        document = _parse(text, path)
+    except Wrong as wrong:
+        return Problem(full_name(path), str(wrong), None, origin)
     problems = [Problem(full_name(p), text, None, origin) for p, text, _ in document.misfits]
     return _Entry(path, document.value, {path: origin}, problems)
 
@@ -219,7 +210,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _parse(text: str, path: SettingPath) -> _Document | _NotYaml:
+def _parse(text: str, path: SettingPath) -> _Document:
+    """Return what the YAML at `path` says; raise Wrong, without the text, which may be a secret."""
     document = _Document()
     try:
         loader = _Loader(text)
@@ -229,11 +221,11 @@ def _parse(text: str, path: SettingPath) -> _Document | _NotYaml:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = ", ".join(filter(None, (error.context, error.problem)))
-        return _NotYaml(f"is not valid YAML{place}: {reason}")
+        raise Wrong(f"is not valid YAML{place}: {reason}") from None
     except yaml.YAMLError:  # the reader's, which has no mark
-        return _NotYaml("holds a character that YAML does not allow")
+        raise Wrong("holds a character that YAML does not allow") from None
     except (ValueError, RecursionError):  # a number of 5000 digits, brackets without end
-        return _NotYaml("holds a value that cannot be read")
+        raise Wrong("holds a value that cannot be read") from None
     return document
 
 

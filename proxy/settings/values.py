@@ -1,40 +1,40 @@
-"""Numbers as people write them: counts, durations (`1h30m`) and sizes (`64KiB`).
+"""Durations (`1h30m`) and sizes (`64KiB`) as people write them, and what any such setting is.
 
-In the models a duration is seconds and a size is bytes. A parser raises `Wrong` with what would be
-right; it never repeats the value, which may be a secret.
+In the sections a duration is seconds and a size is bytes. A parser raises `Wrong` with what would
+be right; it never repeats the value, which may be a secret.
 """
 
 import re
-from typing import Annotated, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from msgspec import Meta, Struct
 
 SettingPath = tuple[str | int, ...]
+Text = Annotated[str, Meta(min_length=1)]
 
 
-class Wrong(ValueError):  # noqa: N818 - a verdict for pydantic; callers meet SettingsError
-    """What would be right, for each wrong part of a value; a part's path starts at that value."""
-
-    def __init__(self, *parts: tuple[SettingPath, str], sibling: str | None = None) -> None:
-        super().__init__("; ".join(text for _, text in parts))
-        self.parts = parts
-        self.sibling = sibling
-
-    @classmethod
-    def because(cls, text: str, *, sibling: str | None = None) -> Self:
-        """Say what is wrong with the whole value, or with the `sibling` field next to it."""
-        return cls(((), text), sibling=sibling)
+class Wrong(ValueError):  # noqa: N818 - a verdict on one value; callers meet SettingsError
+    """What would be right."""
 
 
-# --- Numbers -------------------------------------------------------------------------------------
+class Leaf(Struct, frozen=True):
+    """A form of settings beyond what msgspec checks; it stands beside the type, in `Annotated`.
 
-Count = Annotated[int, Field(strict=True)]
-"""A whole number; strict, so that neither `true` nor `1.0` nor quoted digits pass for one."""
+    `read` takes what YAML gives and raises Wrong; `write` gives what `read` takes.
+    """
 
-Flag = Annotated[bool, Field(strict=True)]
-"""`true` or `false`; strict, so that `1` and `"no"` are questions and not answers."""
+    read: Callable[[object], Any]
+    schema: Mapping[str, object]
+    write: Callable[[Any], object] = lambda value: value
 
-Text = Annotated[str, Field(min_length=1)]
+
+def one_of(words: Sequence[object]) -> str:
+    """Return the words as people list them: `a`, `a or b`, `a, b or c`."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} or {last}" if most else last
+
 
 # --- Durations -----------------------------------------------------------------------------------
 
@@ -44,17 +44,16 @@ _DURATION_PARTS = (
 )
 _DURATION = re.compile(rf"(?=[0-9])(?:{_DURATION_PARTS}|{_NUMBER})")
 _DURATION_UNITS = (86400.0, 3600.0, 60.0, 1.0, 0.001, 1.0)  # one for each group; the last is bare
-_LONGEST = 365 * 86400  # far below where an event loop's timers overflow
 
 
-def parse_duration(value: object) -> float:
+def parse_duration(value: object, shortest: str = "1ms", longest: str = "365d") -> float:
     """Return seconds, in whole milliseconds, from text such as `1h30m` or from a number of seconds.
 
-    Raises Wrong for anything that is no duration, and for less than 1ms or more than 365d.
+    Raises Wrong for anything that is no duration, and for one that is out of bounds.
     """
     seconds = _seconds(value)
-    if not 0.001 <= seconds <= _LONGEST:  # also false for NaN
-        raise Wrong.because("must be between 1ms and 365d")
+    if not _seconds(shortest) <= seconds <= _seconds(longest):  # also false for NaN
+        raise Wrong(f"must be between {shortest} and {longest}")
     return round(seconds * 1000) / 1000
 
 
@@ -64,7 +63,7 @@ def _seconds(value: object) -> float:
     if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
         pairs = zip(found.groups(), _DURATION_UNITS, strict=True)
         return sum(float(number) * unit for number, unit in pairs if number)
-    raise Wrong.because("must be a duration such as 250ms, 10s, 5m or 1h30m")
+    raise Wrong("must be a duration such as 250ms, 10s, 5m or 1h30m")
 
 
 def format_duration(seconds: float) -> str:
@@ -79,31 +78,19 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{number:g}{unit}" for number, unit in parts if number)
 
 
-def within(shortest: str, longest: str) -> AfterValidator:
-    """Bound a Duration; the bounds are text so that the error says them as people would."""
-    low, high = parse_duration(shortest), parse_duration(longest)
+def duration(shortest: str = "1ms", longest: str = "365d") -> Leaf:
+    """Take durations within bounds; 365d is far below where an event loop's timers overflow."""
+    schema = {
+        "type": ["string", "number"],
+        "pattern": f"^{_DURATION.pattern}$",
+        "minimum": _seconds(shortest),
+        "maximum": _seconds(longest),
+    }
+    read = partial(parse_duration, shortest=shortest, longest=longest)
+    return Leaf(read, schema, format_duration)
 
-    def check(seconds: float) -> float:
-        if not low <= seconds <= high:
-            raise Wrong.because(f"must be between {shortest} and {longest}")
-        return seconds
 
-    return AfterValidator(check)
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema(
-        {
-            "type": ["string", "number"],
-            "pattern": f"^{_DURATION.pattern}$",
-            "exclusiveMinimum": 0,
-            "maximum": _LONGEST,
-        }
-    ),
-]
+Duration = Annotated[float, duration()]
 """Seconds; text such as `250ms`, `10s`, `5m`, `1h30m`, `1d`, or a positive number of seconds."""
 
 # --- Sizes ---------------------------------------------------------------------------------------
@@ -129,7 +116,7 @@ def parse_size(value: object) -> int:
     """
     size = _bytes(value)
     if not 1 <= size <= _LARGEST:
-        raise Wrong.because("must be between 1B and 1GiB")
+        raise Wrong("must be between 1B and 1GiB")
     return size
 
 
@@ -139,7 +126,7 @@ def _bytes(value: object) -> int:
     if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
         number, unit = found.groups(default="B")
         return int(number) * _SIZE_UNITS[unit] if len(number) <= _LARGEST_DIGITS else _LARGEST + 1
-    raise Wrong.because("must be a size such as 512B, 64KiB, 1MiB or 10kB")
+    raise Wrong("must be a size such as 512B, 64KiB, 1MiB or 10kB")
 
 
 def format_size(size: int) -> str:
@@ -152,15 +139,15 @@ def format_size(size: int) -> str:
 
 Size = Annotated[
     int,
-    BeforeValidator(parse_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema(
+    Leaf(
+        parse_size,
         {
             "type": ["string", "integer"],
             "pattern": f"^{_SIZE.pattern}$",
             "minimum": 1,
             "maximum": _LARGEST,
-        }
+        },
+        format_size,
     ),
 ]
 """Bytes; text such as `64KiB`, `1MiB`, `10kB`, or a whole number of bytes."""

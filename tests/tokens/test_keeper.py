@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -101,12 +101,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    sandbox: Sandbox, *, source: KeySource | None = None, url: str = "", **settings: object
+    sandbox: Sandbox, *, source: KeySource | None = None, url: str = "", **settings: Any
 ) -> AsyncIterator[Room]:
     source = source or KeySource(name="the test", value=KEY)
     clock = Clock()
     told: list[Event] = []
-    options = TokenSettings.model_validate(settings)
+    options = TokenSettings(**settings)
     pool = TokenPool(
         limit=options.request_limit,
         standby=options.standby,
@@ -181,7 +181,7 @@ async def test_the_first_tokens_come_without_being_asked_for(sandbox: Sandbox) -
 
 
 async def test_tokens_are_asked_for_as_the_settings_say(sandbox: Sandbox) -> None:
-    async with keeping(sandbox, request_limit=7, expires_in="5m") as room:
+    async with keeping(sandbox, request_limit=7, expires_in=300.0) as room:
         token = await room.token()
     assert token.limit == 7
     assert 297 <= token.expires_at - token.minted_at <= 300
