@@ -18,7 +18,7 @@ run: $(VENV)/.run ## Serve on 127.0.0.1:8080; without MOBULA_API_KEY, a demo on 
 
 .PHONY: test
 test: lint types imports ## Run the linters, the type checker and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting
@@ -43,23 +43,25 @@ schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
 	$(BIN)/python -m proxy.config > docs/config.schema.json
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure CPU per request, memory and time to ready
-	$(BIN)/python bench/footprint.py
-	$(BIN)/python bench/throughput.py
+bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as installed for use
+	.venv-bench/bin/python bench/footprint.py
+	.venv-bench/bin/python bench/throughput.py
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/bin/python:
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mobula-proxy needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+%/.run: pyproject.toml constraints.txt | %/bin/python
+	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@ $(VENV)/.run
+%/.dev: pyproject.toml constraints.txt | %/bin/python
+	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $*/.run
+
+.PRECIOUS: %/bin/python

@@ -7,6 +7,7 @@ machines are noisy, so compare figures of one run only. CPU per request counts t
 import time
 
 import uvloop
+
 from children import KEY, cpu_seconds, proxy, sandbox
 from load import load
 

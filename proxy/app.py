@@ -5,7 +5,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -267,4 +267,5 @@ def _require_c_extensions() -> None:
 def _raise_file_limit() -> None:
     """Each request in flight takes two descriptors; the usual limit of 1024 is soon reached."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError):  # macOS refuses an unlimited soft limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import uvloop
-from harness import KEY, SecretScan
+from hypothesis import HealthCheck, settings
 
+from harness import KEY, SecretScan
 from proxy.sandbox import Sandbox
 
 Loop = asyncio.AbstractEventLoop
+
+# Two busy cores make drawing slow at times, which says nothing of the code under test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], Loop]]:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from proxy.app import App
 from proxy.config import LogSettings, Settings, load
@@ -33,6 +35,19 @@ KEY = "live-static-key-0123456789abcdef"
 COMMAND = Path(sys.executable).with_name("mobula-proxy")
 START_SECONDS = 20.0
 _STREAMS = {"out": "stdout", "err": "stderr"}
+
+
+def program(name: str) -> str:
+    """Return the path of a program; a test that needs a missing one is skipped, but not in CI.
+
+    CI installs them, so a missing one is a failure there.
+    """
+    path = shutil.which(name)
+    if path is None and os.environ.get("CI"):
+        pytest.fail(f"{name} is missing")
+    if path is None:
+        pytest.skip(f"needs {name}")
+    return path
 
 
 class SecretScan:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from harness import (
     KEY,
     SecretScan,
@@ -18,7 +19,6 @@ from harness import (
     until_ready,
 )
 from load import Result, load
-
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
 

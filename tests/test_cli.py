@@ -17,6 +17,7 @@ import pytest
 import requests
 import yaml
 from click.testing import CliRunner
+
 from harness import (
     KEY,
     SecretScan,
@@ -24,11 +25,11 @@ from harness import (
     command_line,
     finished,
     get,
+    program,
     running,
     serving,
     until_ready,
 )
-
 from proxy import __version__
 from proxy.cli import main
 from proxy.sandbox import Sandbox
@@ -219,6 +220,7 @@ async def test_an_address_that_is_taken_is_named_and_nothing_was_minted(
 
 
 def test_the_line_that_a_demo_prints_works_in_a_shell(scan: SecretScan) -> None:
+    program("curl")
     with command("serve", "--demo", *FREE_PORTS, scan=scan) as process:
         line = process.line("    curl ").strip()
         answer = subprocess.run(

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from harness import KEY, SecretScan, command, command_line, served_url
+
+from harness import KEY, SecretScan, command, command_line, program, served_url
 
 MARKET = "/api/1/market/data"
 ECHO = "/api/1/sandbox/echo"
@@ -76,7 +77,7 @@ def _curl(url: str, place: str) -> Reply:
     headers = [part for item in headers_of(place).items() for part in ("-H", ": ".join(item))]
     query = [part for item in query_of(place).items() for part in ("-G", "-d", "=".join(item))]
     done = subprocess.run(
-        ["curl", "-sS", "-w", "\n%{http_code}", *headers, *query, url],
+        [program("curl"), "-sS", "-w", "\n%{http_code}", *headers, *query, url],
         capture_output=True, check=True, text=True, timeout=20,
     )  # fmt: skip
     body, _, status = done.stdout.rpartition("\n")
@@ -101,7 +102,7 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Client:
 
     def _node(url: str, place: str) -> Reply:
         done = subprocess.run(
-            ["node", str(script), url, place, KEY],
+            [program("node"), str(script), url, place, KEY],
             capture_output=True, check=True, text=True, timeout=20,
         )  # fmt: skip
         return Reply(**json.loads(done.stdout))
@@ -140,7 +141,7 @@ def test_a_curl_upload_that_expects_100_continue_arrives_whole(url: str, tmp_pat
     file = tmp_path / "upload"
     file.write_bytes(bytes(range(256)) * 8192)
     done = subprocess.run(
-        ["curl", "-sS", "-H", f"Authorization: {KEY}", "-H", "Expect: 100-continue",
+        [program("curl"), "-sS", "-H", f"Authorization: {KEY}", "-H", "Expect: 100-continue",
          "--data-binary", f"@{file}", url + UPLOAD],
         capture_output=True, check=True, timeout=20,
     )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import KEY, Gate, SecretScan, Served, get, running, serving, until
 
+from harness import KEY, Gate, SecretScan, Served, get, running, serving, until
 from proxy.sandbox import Fault, Sandbox
 
 OTHER_KEY = "other-static-key-fedcba9876543210"

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import psutil
 import pytest
+
 from harness import (
     KEY,
     SecretScan,
@@ -30,7 +31,6 @@ from harness import (
     until,
     until_ready,
 )
-
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.key import KeyRefusedError, KeySource, parse_key
 from proxy.tokens.model import Lease, Secret, Token

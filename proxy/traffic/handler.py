@@ -348,7 +348,7 @@ class Handler:
         fact.status, fact.code = refusal.status, refusal.code
         body = refusal.problem()
         head = fields.problem_head(refusal, body, keep=keep)
-        if request.transport is not None and not request.transport.is_closing():
+        if request.transport is not None:
             request.transport.write(head if request.method == "HEAD" else head + body)
         return SENT_KEEP if keep else SENT_CLOSE
 

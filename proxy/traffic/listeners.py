@@ -191,7 +191,7 @@ async def listen(
         if address.path:
             return await _listen_unix(loop, factory, address.path), address
         server = await loop.create_server(factory, address.host, address.port, backlog=BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise BindError(f"cannot listen on {address}: {_reason(error)}") from error
     port = server.sockets[0].getsockname()[1]
     return server, Address(address.host, port)
@@ -214,5 +214,7 @@ def _answers(path: str) -> bool:
         return probe.connect_ex(path) in (0, errno.EAGAIN)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "the name could not be resolved"
     return os.strerror(error.errno) if error.errno else str(error)

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from harness import KEY, Gate, SecretScan, base_url, get, running, until, until_ready
 
+from harness import KEY, Gate, SecretScan, base_url, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.config import Address, LogSettings

@@ -5,8 +5,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from harness import SecretScan, running
 
+from harness import SecretScan, running
 from proxy.config import Address
 from proxy.ops import client
 from proxy.sandbox import Sandbox

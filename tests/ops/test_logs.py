@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import structlog
-from harness import KEY, SecretScan, base_url, get, running, until, until_ready
 
+from harness import KEY, SecretScan, base_url, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.config import LogSettings

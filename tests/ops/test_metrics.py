@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox

@@ -1,9 +1,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from sandbox.kit import KEYS, Api, Clock, api_of
 
 from proxy.sandbox import Sandbox
+from sandbox.kit import KEYS, Api, Clock, api_of
 
 
 @pytest.fixture

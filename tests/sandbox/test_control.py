@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from sandbox.kit import DATA, KEY, Api, Clock
 
 

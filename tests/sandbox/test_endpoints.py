@@ -5,6 +5,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+
 from sandbox.kit import DATA, KEY, OTHER_KEY, Api, Clock
 
 ENDPOINTS = [

@@ -5,11 +5,11 @@ from itertools import count
 
 import jwt
 import pytest
-from sandbox.kit import FREE_KEY, KEY, KEYS, OTHER_KEY, Clock
 
 from proxy.sandbox.answer import Answer
 from proxy.sandbox.ledger import Credential, Ledger, StaticKey, Token
 from proxy.sandbox.mint import MintOrder
+from sandbox.kit import FREE_KEY, KEY, KEYS, OTHER_KEY, Clock
 
 SECRET = b"s" * 32
 

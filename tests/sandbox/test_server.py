@@ -8,9 +8,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 import trustme
 from aiohttp import ClientPayloadError, ClientSession, ServerDisconnectedError
-from sandbox.kit import DATA, KEY, KEYS, TOKENS, Api, Clock, Reply, api_of
 
 from proxy.sandbox import Fault, Sandbox
+from sandbox.kit import DATA, KEY, KEYS, TOKENS, Api, Clock, Reply, api_of
 
 
 async def faulty(api: Api, fault: str, path: str = DATA, method: str = "GET") -> Reply:

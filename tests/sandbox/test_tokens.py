@@ -4,6 +4,7 @@ from email.utils import parsedate_to_datetime
 
 import jwt
 import pytest
+
 from sandbox.kit import DATA, FREE_KEY, INSPECT, KEY, OTHER_KEY, TOKENS, Api, Clock
 
 

@@ -1,11 +1,11 @@
 """At most 5 creation calls in any 60 s, whatever the network does to their timing."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokens.kit import most_in_a_minute
 
 from proxy.tokens.budget import CALLS, MintBudget
+from tokens.kit import most_in_a_minute
 
 
 def called(*times: float) -> MintBudget:
@@ -90,6 +90,7 @@ def test_a_call_that_ends_after_its_start_left_the_window_still_counts() -> None
     assert budget.left(63) == 4
 
 
+@settings(deadline=None)
 @pytest.mark.parametrize("arrives", [0.0, 0.5, 1.0])
 @given(
     steps=st.lists(

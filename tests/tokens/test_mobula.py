@@ -18,11 +18,11 @@ import jwt
 import pytest
 import trustme
 from aiohttp import web
-from tokens.kit import KEY, token
 
 from proxy.sandbox import Sandbox
 from proxy.tokens.mobula import MAX_ANSWER_BYTES, Batch, MintError, MobulaClient
 from proxy.tokens.model import Inspection, MintFault, Standing, Token
+from tokens.kit import KEY, token
 
 NOW = 1_000.0
 """What the steady clock says in these tests."""

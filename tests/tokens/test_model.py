@@ -5,9 +5,9 @@ import dataclasses
 import traceback
 
 import pytest
-from tokens.kit import token
 
 from proxy.tokens.model import Lease, Revoke, Secret
+from tokens.kit import token
 
 VALUE = "eyJ-the-value-nobody-may-see"
 

@@ -6,7 +6,6 @@ from random import Random
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tokens.kit import FAILED, FATAL, REFUSED, SILENT, token
 
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.model import (
@@ -24,8 +23,10 @@ from proxy.tokens.model import (
     WakeAt,
 )
 from proxy.tokens.pool import TokenPool
+from tokens.kit import FAILED, FATAL, REFUSED, SILENT, token
 
 LIMIT = 6
+OUTCOMES = [Outcome.USED, Outcome.NOT_SENT, Outcome.NOT_SENT, Outcome.REJECTED, *Outcome]
 FAULTS = [
     FAILED,
     FATAL,
@@ -92,18 +93,30 @@ class PoolMachine(RuleBasedStateMachine):
     def build(self, standby: int, seed: Random) -> None:
         self.pool = TokenPool(limit=LIMIT, standby=standby, budget=MintBudget(), chance=seed.random)
         self.plan()
+        self.tokens_come([(3600.0, LIMIT), (60.0, LIMIT)], late=False)
+        self.plan()
 
     # Time
 
-    @rule(seconds=st.one_of(ticks(0, 16), ticks(16, 1600)))
-    def wait(self, seconds: float) -> None:
+    @rule(seconds=st.one_of(ticks(0, 16), ticks(0, 16), ticks(16, 1600)), prompt=st.booleans())
+    def wait(self, seconds: float, prompt: bool) -> None:
         self.now += seconds
+        if prompt:
+            self.plan()
 
     # Leases
 
-    @rule(cost=st.integers(1, 3), shun=st.booleans())
-    def lease(self, cost: int, shun: bool) -> None:
-        refused = {self.open[-1].token.id} if shun and self.open else set()
+    @rule(costs=st.lists(st.sampled_from([1, 1, 1, 2, 3]), min_size=1, max_size=4))
+    def lease_some(self, costs: list[int]) -> None:
+        for cost in costs:
+            self.lease(cost, set())
+
+    @precondition(lambda self: self.open)
+    @rule(pick=st.integers(0, 100))
+    def lease_another(self, pick: int) -> None:
+        self.lease(1, {self.open[pick % len(self.open)].token.id})
+
+    def lease(self, cost: int, refused: set[str]) -> None:
         lease = self.pool.lease(self.now, cost, refused=refused)
         if lease is None:
             self.check_that_none_was_to_be_had(cost, refused)
@@ -112,6 +125,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert account.usable(self.now, cost), "a token that may not be used was leased"
         assert lease.token == account.token
         assert lease.token.id not in refused
+        states = {each.id: each.state for each in self.pool.snapshot(self.now).tokens}
+        if states[lease.token.id] == "set_aside":
+            assert not refused, "a refused request got a token that is set aside"
+            good = [name for name, state in states.items() if state != "set_aside"]
+            assert not any(self.accounts[name].usable(self.now, cost) for name in good)
         account.charged += cost
         account.open += cost
         self.open.append(lease)
@@ -123,7 +141,7 @@ class PoolMachine(RuleBasedStateMachine):
                 assert not self.accounts[name].usable(self.now, cost), f"{name} was to be had"
 
     @precondition(lambda self: self.open)
-    @rule(pick=st.integers(0, 100), outcome=st.sampled_from(Outcome))
+    @rule(pick=st.integers(0, 100), outcome=st.sampled_from(OUTCOMES))
     def settle(self, pick: int, outcome: Outcome) -> None:
         lease = self.open.pop(pick % len(self.open))
         self.settled.append(lease)
@@ -186,7 +204,10 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.minting)
     @rule(
         given=st.lists(
-            st.tuples(st.sampled_from([0.5, 2.0, 30.0, 60.0, 3600.0]), st.integers(0, LIMIT)),
+            st.tuples(
+                st.sampled_from([0.5, 2.0, 30.0, 60.0, 3600.0, 3600.0]),
+                st.sampled_from([0, 1, LIMIT, LIMIT]),
+            ),
             min_size=1,
             max_size=3,
         ),
@@ -236,6 +257,7 @@ class PoolMachine(RuleBasedStateMachine):
     def ask(self, pick: int) -> None:
         names = list(self.accounts)
         self.pool.ask(names[pick % len(names)], self.now)
+        self.plan()
 
     @precondition(lambda self: self.inspecting)
     @rule(standing=st.sampled_from(Standing), remaining=st.integers(1, LIMIT))
@@ -256,6 +278,7 @@ class PoolMachine(RuleBasedStateMachine):
     def left_of(self, name: str) -> int | None:
         return next((e.left for e in self.pool.snapshot(self.now).tokens if e.id == name), None)
 
+    @precondition(lambda self: len(self.accounts) > 3 * self.generation)
     @rule(reason=st.sampled_from([Reason.KEY_CHANGED, Reason.REQUESTED]))
     def replace(self, reason: Reason) -> None:
         self.pool.replace(reason, self.now)
@@ -282,7 +305,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 PoolMachine.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=400,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

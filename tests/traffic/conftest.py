@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from harness import SecretScan
-from traffic.wire import Far, between
 
+from harness import SecretScan
 from proxy.app import App
 from proxy.sandbox import Sandbox
+from traffic.wire import Far, between
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 import asyncio
 import gc
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness import SecretScan, until, until_ready
-from traffic.wire import GET, OK, Far, between, client, problem_of
 
+from harness import SecretScan, until, until_ready
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
+from traffic.wire import GET, OK, Far, between, client, problem_of
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 EXPECTS = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
@@ -129,6 +130,30 @@ async def test_upload_goes_up_as_it_comes(app: App, far: Far) -> None:
         assert await up.exactly(5) == b"0\r\n\r\n"
         up.send(OK)
         assert (await near.answer())[1] == b"ok"
+        near.send(GET)
+        assert (await up.head()).startswith(b"GET / ")
+
+
+async def test_answer_to_an_upload_has_to_begin_in_its_time(
+    far: Far, sandbox: Sandbox, scan: SecretScan
+) -> None:
+    upstream = {"head_timeout": 0.05}
+    async with between(far, sandbox, scan, upstream=upstream) as app, client(app) as near:
+        near.send(CHUNKED)
+        up = await far.wire()
+        await up.head()
+        near.send(b"0\r\n\r\n")
+        assert problem_of(*await near.answer())["code"] == "upstream_timeout"
+
+
+async def test_compressed_body_goes_up_as_it_is(app: App, far: Far) -> None:
+    body = gzip.compress(b"x" * 1000)
+    async with client(app) as near:
+        near.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n")
+        near.send(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        up = await far.wire()
+        assert b"\r\nContent-Encoding: gzip\r\n" in await up.head()
+        assert await up.exactly(len(body)) == body
 
 
 async def test_upload_waits_for_a_slow_upstream_and_loses_nothing(app: App, far: Far) -> None:

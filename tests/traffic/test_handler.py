@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import pytest
-from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
-from traffic.wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
+from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
 from proxy.app import App
 from proxy.config import Address, LimitSettings
 from proxy.sandbox import Fault, Sandbox
@@ -19,6 +18,7 @@ from proxy.tokens.model import Lease, Outcome, Secret, Token
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import FrontServer, listen
 from proxy.traffic.message import Framing, ResponseHead
+from traffic.wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nnope"
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nX-Why: plan\r\nContent-Length: 4\r\n\r\nmine"
@@ -773,6 +773,20 @@ async def test_request_is_never_sent_twice_with_a_token_that_was_refused(
         near.send(GET)
         assert await near.answer() == (DENIED.removesuffix(b"nope"), b"nope")
         assert len(tokens) == 1
+
+
+async def test_second_refusal_is_passed_on_while_its_tokens_are_alive(
+    far: Far, sandbox: Sandbox, scan: SecretScan
+) -> None:
+    async with (
+        between(far, sandbox, scan, token={"standby": 3}) as app,
+        replies(far, DENIED) as tokens,
+        client(app) as near,
+    ):
+        await until_ready(app)
+        near.send(GET)
+        assert await near.answer() == (DENIED.removesuffix(b"nope"), b"nope")
+        assert len(tokens) == len(set(tokens)) == 2
 
 
 async def test_revoked_tokens_are_replaced_without_a_failed_request(

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from harness import KEY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import KEY
 from proxy.errors import (
     ExpectationFailed,
     HeadersTooLarge,

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import KEY, SecretScan, exchange, running, until
-from traffic.wire import GET, OK, Far, between, client, connect, problem_of
 
+from harness import KEY, SecretScan, exchange, running, until
 from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
 from proxy.traffic.listeners import BindError
+from traffic.wire import GET, OK, Far, between, client, connect, problem_of
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -246,6 +246,16 @@ async def test_path_that_cannot_hold_a_socket_is_named(
             pass
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64])
+async def test_name_that_no_address_is_found_for_is_named(
+    sandbox: Sandbox, scan: SecretScan, host: str
+) -> None:
+    listeners = [{"bind": f"{host}:0", "insecure": True}]
+    with pytest.raises(BindError, match=f"{host}:0: the name could not be resolved"):
+        async with running(sandbox.url, scan, listeners=listeners):
+            pass
+
+
 async def test_port_that_is_taken_is_named(sandbox: Sandbox, scan: SecretScan) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -372,6 +382,7 @@ async def test_request_that_does_not_end_is_cut_off_when_draining_takes_too_long
         await near.until(b"abc")
         await app.finish()
         assert app.active == 1
-        await app.__aexit__(None, None, None)
+        async with asyncio.timeout(2.0):
+            await app.__aexit__(None, None, None)
         assert not await near.ended()
     assert '"requests_cut_off": 1' in scan.output.getvalue()

@@ -1,10 +1,10 @@
 """The request target: bytes in, bytes out."""
 
 import pytest
-from harness import KEY
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from harness import KEY
 from proxy.errors import MalformedRequest, MethodDenied
 from proxy.tokens.key import KnownKeys, parse_key
 from proxy.traffic.target import is_host, manages_tokens, origin_form, without_keys

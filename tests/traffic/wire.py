@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from harness import SecretScan, running
-
 from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
