@@ -140,6 +140,8 @@ def find_key_source(settings: ApiKeySettings, environ: Mapping[str, str]) -> Key
         raise KeyRefusedError("MOBULA_API_KEY and MOBULA_API_KEY_FILE are both set: unset one.")
     if value is not None:
         return KeySource(name="MOBULA_API_KEY", value=value)
+    if file == "":
+        raise KeyRefusedError(f"MOBULA_API_KEY_FILE is set but empty. {HOW_TO_GIVE}")
     path = file if file is not None else settings.file
     if path is None:
         raise KeyRefusedError(f"No static key. {HOW_TO_GIVE}")

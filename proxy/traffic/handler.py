@@ -40,6 +40,10 @@ INSPECT_SECONDS = 2.0
 class Sent(web.StreamResponse):
     """Tells aiohttp that the answer has been written to the transport already."""
 
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep
+
     async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002 - aiohttp's hook
         return None
 
@@ -47,13 +51,7 @@ class Sent(web.StreamResponse):
         return None
 
 
-def _sent(*, keep: bool) -> Sent:
-    sent = Sent()
-    sent._keep_alive = keep  # noqa: SLF001 - force_close() has no counterpart
-    return sent
-
-
-SENT_KEEP, SENT_CLOSE = _sent(keep=True), _sent(keep=False)
+SENT_KEEP, SENT_CLOSE = Sent(keep=True), Sent(keep=False)
 
 
 @dataclass(slots=True)

@@ -130,6 +130,11 @@ def test_two_sources_in_the_environment_are_refused() -> None:
     assert VALUE not in str(caught.value)
 
 
+def test_an_empty_file_name_in_the_environment_is_refused_as_such() -> None:
+    with pytest.raises(KeyRefusedError, match="MOBULA_API_KEY_FILE is set but empty"):
+        find_key_source(ApiKeySettings(file="/run/key"), {"MOBULA_API_KEY_FILE": ""})
+
+
 def test_no_source_at_all_is_refused_with_a_word_on_how_to_give_one() -> None:
     with pytest.raises(KeyRefusedError, match=r"No static key\. Set MOBULA_API_KEY"):
         find_key_source(ApiKeySettings(), {})
