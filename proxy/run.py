@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
@@ -96,12 +97,13 @@ def _demo_text(app: App, url: str) -> str:
         curl = f"curl --unix-socket {address.path} 'http://localhost{call}'"
     else:
         curl = f"curl 'http://{address}{call}'"
-    return (
-        "\nNo static key was given, so this is a demo: requests go to a sandbox of the Mobula API "
-        f"that runs\nbeside the proxy, on {url}. Its data is made up; its tokens, limits and "
-        "errors behave like\nthe real ones. To serve the real API, set MOBULA_API_KEY and start "
-        f"again. Try it now:\n\n    {curl}\n\n"
+    text = (
+        "No static key was given, so this is a demo: requests go to a sandbox of the Mobula API "
+        f"that runs beside the proxy, on {url}. Its data is made up; its tokens, limits and "
+        "errors behave like the real ones. To serve the real API, set MOBULA_API_KEY and start "
+        "again. Try it now:"
     )
+    return f"\n{textwrap.fill(text, 88)}\n\n    {curl}\n\n"
 
 
 async def _until_end(app: App, settings: Settings, signals: SignalWatch) -> int:

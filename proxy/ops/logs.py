@@ -74,8 +74,10 @@ class TokenLog:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Minted(count, seconds, unreadable):
-                self._log.info("tokens minted", count=count, seconds=round(seconds, 3))
+            case Minted(count, need, seconds, unreadable):
+                self._log.info(
+                    "tokens minted", count=count, reason=need.value, seconds=round(seconds, 3)
+                )
                 for problem in unreadable:
                     self._log.warning("mint answer partly unreadable", problem=problem)
             case MintFailed(fault, retry_in, covered):

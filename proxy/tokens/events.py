@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.tokens.model import MintFault, Reason, Standing
+from proxy.tokens.model import MintFault, Need, Reason, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +11,7 @@ class Minted:
     """One creation call gave `count` tokens; `unreadable` says what else the answer held."""
 
     count: int
+    need: Need
     seconds: float
     unreadable: tuple[str, ...] = ()
 

@@ -241,7 +241,7 @@ class Keeper:
             if useless is None:
                 self.started = True
                 seconds = self._clock() - started
-                self._tell(Minted(len(batch.tokens), seconds, batch.unreadable))
+                self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
                 return self._changed()
             fault = useless
         now = self._clock()

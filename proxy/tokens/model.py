@@ -4,7 +4,7 @@ All times are seconds on one steady clock, the one that the pool is handed as `n
 """
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -100,12 +100,24 @@ class Reason(Enum):
     REQUESTED = "requested"
 
 
+class Need(Enum):
+    """Why tokens are minted."""
+
+    STOCK = "stock"
+    """Fewer tokens are in hand than wanted: none yet, or some were used up, refused or replaced."""
+    EXPIRY = "expiry"
+    """Tokens in hand have passed two thirds of their lifetime."""
+    DEMAND = "demand"
+    """At the observed rate the stock would not last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mint:
     """Ask Mobula for `count` tokens, now; `generation` tells which key or rotation it serves."""
 
     count: int
     generation: int
+    need: Need = field(default=Need.STOCK, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from proxy.tokens.model import (
     Lease,
     Mint,
     MintFault,
+    Need,
     Outcome,
     PoolSnapshot,
     Reason,
@@ -215,11 +216,11 @@ class TokenPool:
         wake = [each.usable_until for each in self._held]
         wake += [each.refresh_at for each in self._held if each.refresh_at > now]
         wake += [at for at in self._to_inspect.values() if at > now]
-        count = self._shortage(now)
-        if count and self._minting is None:
+        need = self._need(now)
+        if need is not None and self._minting is None:
             at = self._mint_at(now)
             if at <= now:
-                actions.append(self._start_mint(count, now))
+                actions.append(self._start_mint(need, now))
             else:
                 wake.append(at)
         left = sum(each.left for each in self._held)
@@ -399,15 +400,23 @@ class TokenPool:
 
     # Stock
 
-    def _shortage(self, now: float) -> int:
-        """Return how many tokens to mint, 0 when the stock is enough."""
-        fresh = sum(1 for each in self._held if each.fresh(now))
-        lasts = self._endurance(now)
-        missing = self._wanted - fresh
-        if missing <= 0 and lasts >= LEAD:
-            return 0
-        demand = (LEAD + COVER - lasts) * self._rate
-        return min(MAX_COUNT, max(missing, math.ceil(demand / self._limit), 1))
+    def _need(self, now: float) -> Need | None:
+        """Return why more tokens are needed, None when the stock is enough."""
+        if self._missing(now) > 0:
+            return Need.EXPIRY if any(self._ages(each, now) for each in self._held) else Need.STOCK
+        return Need.DEMAND if self._endurance(now) < LEAD else None
+
+    def _ages(self, holding: _Holding, now: float) -> bool:
+        ours = holding.counts and holding.generation == self._generation
+        return ours and holding.left > 0 and now >= holding.refresh_at
+
+    def _missing(self, now: float) -> int:
+        return self._wanted - sum(1 for each in self._held if each.fresh(now))
+
+    def _count(self, now: float) -> int:
+        """Return how many tokens to mint, once there is a need."""
+        demand = (LEAD + COVER - self._endurance(now)) * self._rate
+        return min(MAX_COUNT, max(self._missing(now), math.ceil(demand / self._limit), 1))
 
     def _endurance(self, now: float) -> float:
         """Return for how many seconds the stock lasts at the observed rate."""
@@ -429,8 +438,8 @@ class TokenPool:
         """Tell whether the budget's last call can stay in reserve: the stock outlasts the wait."""
         return self._endurance(now) > self._budget.refill_at(now) - now + LAST_TRY
 
-    def _start_mint(self, count: int, now: float) -> Mint:
-        self._minting = Mint(count, self._generation)
+    def _start_mint(self, need: Need, now: float) -> Mint:
+        self._minting = Mint(self._count(now), self._generation, need)
         self._minting_from = now
         self._budget.start(now)
         return self._minting

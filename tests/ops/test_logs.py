@@ -27,7 +27,7 @@ from proxy.tokens.events import (
     Revoked,
     Rotated,
 )
-from proxy.tokens.model import MintFault, Reason, Standing
+from proxy.tokens.model import MintFault, Need, Reason, Standing
 from proxy.traffic.fact import Fact
 
 MINT = "/api/2/auth/tokens"
@@ -161,7 +161,7 @@ async def test_each_mint_and_each_rotation_has_one_line_with_its_reason(
     await until(lambda: app.status().tokens.fault is not None)
     minted, failed = records(scan, "tokens minted"), records(scan, "mint failed")
     rotated, revoked = records(scan, "token rotated"), records(scan, "token revoked")
-    assert [each["count"] for each in minted] == [2, 2]
+    assert [(each["count"], each["reason"]) for each in minted] == [(2, "stock"), (2, "stock")]
     assert [each["reason"] for each in failed] == ["status 503: the token endpoint failed"]
     assert [each["level"] for each in failed] == ["warning"]
     assert [each["reason"] for each in rotated] == ["first", "requested"]
@@ -175,7 +175,11 @@ FAULT = MintFault("timeout", "no answer within 5 s")
 @pytest.mark.parametrize(
     ("event", "level", "line"),
     [
-        (Minted(2, 0.1234), "info", {"event": "tokens minted", "count": 2, "seconds": 0.123}),
+        (
+            Minted(2, Need.DEMAND, 0.1234),
+            "info",
+            {"event": "tokens minted", "count": 2, "reason": "demand", "seconds": 0.123},
+        ),
         (
             MintFailed(FAULT, 1.26, covered=True),
             "warning",
@@ -227,7 +231,7 @@ def test_each_event_of_tokens_has_one_line(event: Event, level: str, line: dict[
 
 def test_what_a_mint_answer_held_besides_tokens_has_a_line_of_its_own() -> None:
     lines = Lines()
-    TokenLog()(Minted(1, 0.1, ("token 2 of 2: not an object",)))
+    TokenLog()(Minted(1, Need.STOCK, 0.1, ("token 2 of 2: not an object",)))
     assert lines.last() == {
         "level": "warning",
         "event": "mint answer partly unreadable",

@@ -15,6 +15,7 @@ from proxy.tokens.model import (
     Inspection,
     Mint,
     MintFault,
+    Need,
     Outcome,
     Reason,
     Revoke,
@@ -223,7 +224,8 @@ def test_the_successor_is_minted_from_three_fifths_of_the_lifetime_on(
     script = Script(standby=0, chance=lambda: chance)
     script.mint(0, token("a"))
     assert script.mints(share * 3600 - 1) == []
-    assert script.mints(share * 3600) == [Mint(1, 0)]
+    (request,) = script.mints(share * 3600)
+    assert (request.count, request.need) == (1, Need.EXPIRY)
 
 
 def test_the_old_token_is_drawn_from_after_its_successor_came() -> None:
@@ -238,7 +240,8 @@ def test_a_spent_token_is_replaced_at_once() -> None:
     script = Script(standby=1, limit=10)
     script.mint(0, token("a", limit=10), token("b", limit=10))
     script.use(1000, 10)
-    assert script.mints(1000) == [Mint(1, 0)]
+    (request,) = script.mints(1000)
+    assert (request.count, request.need) == (1, Need.STOCK)
 
 
 def test_the_pool_wants_to_plan_again_when_a_token_is_spent() -> None:
@@ -270,7 +273,7 @@ def spend(script: Script, rate: int, seconds: int, start: float) -> list[Mint]:
 def test_a_high_rate_mints_ahead_before_the_tokens_are_spent() -> None:
     script = holding("a", "b")
     (request,) = spend(script, 500, 11, 1)
-    assert request.count > 1
+    assert (request.count > 1, request.need) == (True, Need.DEMAND)
     assert script.pool.snapshot(12).left > 500 * 5
 
 
@@ -745,7 +748,7 @@ def test_tokens_that_are_to_be_replaced_serve_until_their_successors_are_there()
     script = holding("a", "b")
     script.pool.replace(Reason.KEY_CHANGED, 1)
     request = script.mint_asked(1)
-    assert request == Mint(2, 1)
+    assert (request, request.need) == (Mint(2, 1), Need.STOCK)
     assert script.name(2) == "a"
     script.pool.minted(request, [token("c", 2), token("d", 2)], 2)
     assert script.name(2) == "c"
