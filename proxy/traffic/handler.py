@@ -10,7 +10,6 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -19,14 +18,14 @@ from proxy.errors import AuthPathDenied, Refusal, UpstreamClosed
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.model import Lease, Outcome, Standing, Token
 from proxy.traffic import headers as fields
+from proxy.traffic.attempt import Attempt, Outgoing, chunk
 from proxy.traffic.body import RequestBody
 from proxy.traffic.connection import Connection
 from proxy.traffic.fact import Fact, Observer
-from proxy.traffic.message import Framing, ResponseHead
+from proxy.traffic.message import Framing
 from proxy.traffic.target import manages_tokens, origin_form, without_keys
 from proxy.traffic.upstream import Upstream
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 REFUSALS = frozenset({401, 403})
 USED_UP = 429
 BROKEN_OFF = (Refusal, ConnectionError, TimeoutError)
@@ -52,84 +51,6 @@ class Sent(web.StreamResponse):
 
 
 SENT_KEEP, SENT_CLOSE = Sent(keep=True), Sent(keep=False)
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A request as it goes upstream, but for its token."""
-
-    method: str
-    head: bytes
-    body: RequestBody | None
-    chunked: bool
-
-    def may_resend(self, status: int | None = None) -> bool:
-        """Tell whether it may go again, after an answer of `status` or after none at all.
-
-        A 401 says that nothing was done (RFC 9110, section 15.5.2), so any method may follow it.
-        """
-        safe = self.method in IDEMPOTENT or status == 401
-        return safe and (self.body is None or self.body.replayable)
-
-
-class Attempt:
-    """One sending of a request: its connection, its lease, and the upload if one goes on."""
-
-    __slots__ = ("connection", "failure", "head", "lease", "upload")
-
-    head: ResponseHead
-
-    def __init__(self, connection: Connection, lease: Lease) -> None:
-        self.connection = connection
-        self.lease = lease
-        self.upload: asyncio.Task[None] | None = None
-        self.failure: Exception | None = None
-
-    async def send(self, out: Outgoing) -> None:
-        """Send the request and receive the answer's head. Raises refusals."""
-        head = out.head + fields.authorization(self.lease.token.secret.reveal())
-        head_only = out.method == "HEAD"
-        body = out.body.whole() if out.body else b""
-        if body is None:
-            self.connection.begin(head, head_only=head_only, complete=False)
-            self.upload = asyncio.create_task(self._upload(out))
-        elif out.chunked:
-            framed = b"%b%b0\r\n\r\n" % (head, _chunk(body) if body else b"")
-            self.connection.begin(framed, head_only=head_only, complete=True)
-        else:
-            self.connection.begin(head + body, head_only=head_only, complete=True)
-        try:
-            self.head = await self.connection.head()
-        except Refusal:
-            if self.failure is not None:
-                raise self.failure from None
-            raise
-
-    async def _upload(self, out: Outgoing) -> None:
-        assert out.body is not None  # noqa: S101 - for the type checker
-        try:
-            async for chunk in out.body.chunks():
-                self.connection.write(_chunk(chunk) if out.chunked else chunk)
-                if self.connection.writing_paused:
-                    await self.connection.drain()
-            if out.chunked:
-                self.connection.write(b"0\r\n\r\n")
-            self.connection.end()
-        except UpstreamClosed:
-            pass  # head() or read() tells it, unless the answer had come before
-        except Exception as error:  # noqa: BLE001 - send() raises it
-            self.failure = error
-            self.connection.abort()
-
-    async def stop(self) -> None:
-        """End the upload; what it has read of the body stays held."""
-        if self.upload is not None and not self.upload.done():
-            self.upload.cancel()
-            await asyncio.wait({self.upload})
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class Handler:
@@ -315,12 +236,12 @@ class Handler:
         chunked = framing is Framing.CHUNKED
         piece = connection.take_nowait()
         try:
-            transport.write(data + (_chunk(piece) if chunked and piece else piece))
+            transport.write(data + (chunk(piece) if chunked and piece else piece))
             while not connection.body_complete:
                 await self._drain(request)
                 piece = await connection.read()
                 if piece:
-                    transport.write(_chunk(piece) if chunked else piece)
+                    transport.write(chunk(piece) if chunked else piece)
             if chunked:
                 transport.write(b"0\r\n\r\n")
         except BaseException as error:

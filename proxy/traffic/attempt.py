@@ -1,0 +1,92 @@
+"""One sending of a request: its connection, its lease, its upload, and the head of the answer."""
+
+import asyncio
+from dataclasses import dataclass
+
+from proxy.errors import Refusal, UpstreamClosed
+from proxy.tokens.model import Lease
+from proxy.traffic.body import RequestBody
+from proxy.traffic.connection import Connection
+from proxy.traffic.headers import authorization
+from proxy.traffic.message import ResponseHead
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A request as it goes upstream, but for its token."""
+
+    method: str
+    head: bytes
+    body: RequestBody | None
+    chunked: bool
+
+    def may_resend(self, status: int | None = None) -> bool:
+        """Tell whether it may go again, after an answer of `status` or after none at all.
+
+        A 401 says that nothing was done (RFC 9110, section 15.5.2), so any method may follow it.
+        """
+        safe = self.method in IDEMPOTENT or status == 401
+        return safe and (self.body is None or self.body.replayable)
+
+
+class Attempt:
+    """One sending of a request: its connection, its lease, and the upload if one goes on."""
+
+    __slots__ = ("connection", "failure", "head", "lease", "upload")
+
+    head: ResponseHead
+
+    def __init__(self, connection: Connection, lease: Lease) -> None:
+        self.connection = connection
+        self.lease = lease
+        self.upload: asyncio.Task[None] | None = None
+        self.failure: Exception | None = None
+
+    async def send(self, out: Outgoing) -> None:
+        """Send the request and receive the answer's head. Raises refusals."""
+        head = out.head + authorization(self.lease.token.secret.reveal())
+        head_only = out.method == "HEAD"
+        body = out.body.whole() if out.body else b""
+        if body is None:
+            self.connection.begin(head, head_only=head_only, complete=False)
+            self.upload = asyncio.create_task(self._upload(out))
+        elif out.chunked:
+            framed = b"%b%b0\r\n\r\n" % (head, chunk(body) if body else b"")
+            self.connection.begin(framed, head_only=head_only, complete=True)
+        else:
+            self.connection.begin(head + body, head_only=head_only, complete=True)
+        try:
+            self.head = await self.connection.head()
+        except Refusal:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+
+    async def _upload(self, out: Outgoing) -> None:
+        assert out.body is not None  # noqa: S101 - for the type checker
+        try:
+            async for piece in out.body.chunks():
+                self.connection.write(chunk(piece) if out.chunked else piece)
+                if self.connection.writing_paused:
+                    await self.connection.drain()
+            if out.chunked:
+                self.connection.write(b"0\r\n\r\n")
+            self.connection.end()
+        except UpstreamClosed:
+            pass  # head() or read() tells it, unless the answer had come before
+        except Exception as error:  # noqa: BLE001 - send() raises it
+            self.failure = error
+            self.connection.abort()
+
+    async def stop(self) -> None:
+        """End the upload; what it has read of the body stays held."""
+        if self.upload is not None and not self.upload.done():
+            self.upload.cancel()
+            await asyncio.wait({self.upload})
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame data that is not empty as one chunk (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
