@@ -532,7 +532,7 @@ def test_a_size_survives_being_written(size: int) -> None:
         ("127.9.9.9:0", Address("127.9.9.9", 0), True),
         ("localhost:65535", Address("localhost", 65535), True),
         ("[::1]:8080", Address("::1", 8080), True),
-        ("[::ffff:127.0.0.1]:1", Address("::ffff:7f00:1", 1), True),
+        ("[0:0::0:1]:1", Address("::1", 1), True),
         ("unix:/run/proxy.sock", Address(path="/run/proxy.sock"), True),
         ("0.0.0.0:8080", Address("0.0.0.0", 8080), False),  # noqa: S104 - a bind to refuse
         ("[::]:8080", Address("::", 8080), False),
@@ -548,6 +548,11 @@ def test_an_address_knows_whether_only_this_machine_reaches_it(
     assert (parsed.host, parsed.port, parsed.path) == (address.host, address.port, address.path)
     assert parsed.is_loopback is loopback
     assert Address.parse(str(parsed)) == parsed
+
+
+def test_an_ipv4_address_written_as_ipv6_is_as_local_as_it_was() -> None:
+    assert Address.parse("[::ffff:127.0.0.1]:1").is_loopback
+    assert not Address.parse("[::ffff:10.0.0.1]:1").is_loopback
 
 
 @pytest.mark.parametrize(
