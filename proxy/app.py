@@ -6,7 +6,6 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,15 +23,15 @@ from proxy.tokens.events import Event
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.mobula import MobulaClient
+from proxy.tokens.model import PoolSnapshot
 from proxy.tokens.pool import TokenPool
+from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
-from proxy.traffic.listeners import Listener, listen
+from proxy.traffic.listeners import CLOSE_SECONDS, Listener
 from proxy.traffic.upstream import Upstream
 
 DRAIN_POLL_SECONDS = 0.02
-CLOSE_SECONDS = 0.01
-"""How long an operator's connection may take to close; to aiohttp, 0 means for ever."""
 
 
 class StartError(Exception):
@@ -158,11 +157,10 @@ class App:
 
     async def _bind_admin(self, stack: AsyncExitStack) -> None:
         front = Admin(self, self._metrics).server()
-        server, self.admin_address = await listen(front, self._settings.admin.bind)
+        binding = await listen(front, self._settings.admin.bind)
+        self.admin_address = binding.address
         stack.push_async_callback(front.shutdown, CLOSE_SECONDS)
-        stack.callback(server.close)
-        if path := self.admin_address.path:
-            stack.callback(Path(path).unlink, missing_ok=True)
+        stack.callback(binding.remove)
 
     def _say_what_is_served(self) -> None:
         self._log.info(
@@ -199,7 +197,7 @@ class App:
         elif usable:
             reason = ""
         else:
-            reason = tokens.fault.detail if tokens.fault else "the first token has not arrived"
+            reason = self._why_no_token(tokens)
         return Status(
             ready=usable and not self._draining,
             started=self._keeper.started,
@@ -214,6 +212,13 @@ class App:
             tokens=tokens,
             upstreams=tuple(each.snapshot() for each in self._upstreams.values()),
         )
+
+    def _why_no_token(self, tokens: PoolSnapshot) -> str:
+        if tokens.fault is not None:
+            return tokens.fault.detail
+        if not self._keeper.started:
+            return "the first token has not arrived"
+        return f"no token is left; the next call for one may start in {tokens.next_mint_in:.0f} s"
 
     def rotate(self) -> None:
         """Have every token replaced and the old ones revoked."""

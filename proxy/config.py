@@ -75,8 +75,9 @@ class TokenSettings(Section, frozen=True, kw_only=True):
 class UpstreamSettings(Section, frozen=True, kw_only=True):
     """One API that requests go to."""
 
-    url: HttpUrl
-    """Where requests go: https://host[:port][/prefix]; http:// only to this machine."""
+    # Empty only before `Settings` has filled in the name, which a reader never sees.
+    url: HttpUrl = ""
+    """Where requests go: https://host[:port][/prefix]; https:// and the name when left out."""
     ca_file: Text | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
     connections: Annotated[int, Meta(ge=1)] = 256
@@ -143,7 +144,7 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
 
 
 class AdminSettings(Section, frozen=True, kw_only=True):
-    """The address for operators: health, metrics, status and the page."""
+    """The address for operators: health, metrics, status and controls."""
 
     bind: Bind = Address("127.0.0.1", 9090)
     """Where to listen: host:port, [v6]:port or unix:/path; port 0 takes a free one."""
@@ -207,7 +208,7 @@ class Settings(Section, frozen=True, kw_only=True):
     api_key: ApiKeySettings = ApiKeySettings()
     token: TokenSettings = TokenSettings()
     upstreams: dict[UpstreamName, UpstreamSettings] = field(
-        default_factory=lambda: {"api.mobula.io": UpstreamSettings(url="https://api.mobula.io")}
+        default_factory=lambda: {"api.mobula.io": UpstreamSettings()}
     )
     """By the host (and port) that clients ask for. The first is the default one, and mints."""
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(bind=Address("127.0.0.1", 8080)),)
@@ -219,7 +220,12 @@ class Settings(Section, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
 
     def __post_init__(self) -> None:
-        """Name an upstream in every listener: in lower case, or the first."""
+        """Complete what depends on names: each upstream's url, each listener's upstream."""
+        upstreams = {
+            name: replace(each, url=each.url or f"https://{name}")
+            for name, each in self.upstreams.items()
+        }
+        force_setattr(self, "upstreams", upstreams)
         first = next(iter(self.upstreams), "")
         named = tuple(
             replace(each, upstream=each.upstream.lower() or first) for each in self.listeners

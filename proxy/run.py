@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from proxy.app import App, StartError
 from proxy.config import Address, Settings
 from proxy.tokens.key import KeySource, StaticKey
-from proxy.traffic.listeners import BindError
+from proxy.traffic.binding import BindError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
@@ -49,7 +49,8 @@ class SignalWatch:
         self._event = asyncio.Event()
         loop = asyncio.get_running_loop()
         for each in SIGNALS:
-            loop.add_signal_handler(each, self._take, each)
+            if signal.getsignal(each) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                loop.add_signal_handler(each, self._take, each)
 
     def _take(self, number: signal.Signals) -> None:
         if self.received is not None:

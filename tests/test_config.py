@@ -88,6 +88,32 @@ def test_the_environment_overrides_the_file_and_flags_override_both(loading: Loa
     assert (token.expires_in, token.standby, token.wait) == (4 * 3600, 3, 2)
 
 
+def test_an_upstream_is_named_by_its_host_unless_a_url_says_otherwise(loading: Loader) -> None:
+    text = "upstreams: {A.test: {queue: 1}, b.test: {url: 'https://c.test/v2'}}"
+    urls = {name: each.url for name, each in loading(text).upstreams.items()}
+    assert urls == {"a.test": "https://a.test", "b.test": "https://c.test/v2"}
+    flags = [("upstreams.api.mobula.io.connections", "64")]
+    assert loading("", {}, flags).upstreams["api.mobula.io"].url == "https://api.mobula.io"
+
+
+def test_a_variable_that_lacks_an_underscore_is_refused() -> None:
+    environ = {"MOBULA_PROXY_TOKEN__STANDBY": "3", "MOBULA_PROXY_CONFIG": "x"}
+    with pytest.raises(SettingsError) as refused:
+        load(file=None, environ=environ, overrides=[])
+    assert [str(problem) for problem in refused.value.problems] == [
+        "MOBULA_PROXY_TOKEN__STANDBY: names no setting; write MOBULA_PROXY__SECTION__KEY"
+    ]
+
+
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_left_alone() -> None:
+    environ = {
+        "MOBULA_PROXY_PORT": "tcp://10.0.0.1:8080",
+        "MOBULA_PROXY_SERVICE_HOST": "10.0.0.1",
+        "MOBULA_PROXY_PORT_8080_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(file=None, environ=environ, overrides=[]) == Settings()
+
+
 def test_the_last_of_two_flags_wins(loading: Loader) -> None:
     flags = [("log.level", "debug"), ("log.level", "error")]
     assert loading(overrides=flags).log.level == "error"
@@ -369,10 +395,6 @@ def test_long_and_unprintable_values_stay_on_one_line(problems: Problems) -> Non
         ("upstreams: []", "upstreams: must be a mapping of names to settings (in"),
         ("upstreams: {}", "upstreams: must have at least one entry (in"),
         (
-            "upstreams: {a.test: {queue: 1}}",
-            "upstreams.a.test.url: is missing and has no default (in",
-        ),
-        (
             "store: {url: 'sqlite:///tmp/x'}",
             (
                 "store.url: must be memory://; this version keeps tokens in "
@@ -388,8 +410,8 @@ def test_a_wrong_value_is_told_what_would_be_right(
 
 
 def test_what_is_missing_is_looked_for_where_its_neighbours_are(problems: Problems) -> None:
-    assert problems("", {}, [("upstreams.a.test.queue", "1")]) == [
-        "upstreams.a.test.url: is missing and has no default (in --set upstreams.a.test.queue)"
+    assert problems("", {}, [("listeners", "[{insecure: true}]")]) == [
+        "listeners[0].bind: is missing and has no default (in --set listeners)"
     ]
 
 
@@ -942,7 +964,6 @@ def test_every_default_in_the_schema_is_valid_by_it() -> None:
         "listeners: []",
         "listeners: [{bind: localhost}]",
         "listeners: [{bind: '127.0.0.1:1', mode: tls}]",
-        "upstreams: {a.test: {}}",
         "upstreams: {}",
         "upstreams: {a.test/2: {url: https://a.test}}",
         "upstreams: {a.test: {url: 'ftp://a.test'}}",

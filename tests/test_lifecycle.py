@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -16,6 +18,7 @@ from proxy.sandbox import Fault, Sandbox
 OTHER_KEY = "other-static-key-fedcba9876543210"
 MINT = "/api/2/auth/tokens"
 DATA = "/api/1/market/data"
+LARGE = "/api/1/sandbox/large"
 
 
 @pytest.fixture
@@ -119,10 +122,11 @@ async def test_sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_revok
     [
         (signal.SIGTERM, ["shutdown.exit_zero_on_sigterm=true"], 0, True),
         (signal.SIGINT, [], 130, True),
+        (signal.SIGHUP, [], 129, True),
         (signal.SIGTERM, ["token.on_exit=keep"], 143, False),
         ("/quitquitquit", [], 0, True),
     ],
-    ids=["exit_zero_on_sigterm", "sigint", "on_exit_keep", "quit"],
+    ids=["exit_zero_on_sigterm", "sigint", "sighup", "on_exit_keep", "quit"],
 )
 async def test_the_exit_code_tells_what_ended_it_and_on_exit_what_becomes_of_the_tokens(
     sandbox: Sandbox,
@@ -177,6 +181,32 @@ async def test_a_second_signal_ends_it_at_once_whatever_is_in_flight(
         with pytest.raises(aiohttp.ClientError):
             await request
     assert revoked(gated) == [False, False]
+
+
+def take_slowly(near: socket.socket) -> int:
+    """Read to the end in small bites; return how many bytes came."""
+    taken = 0
+    while data := near.recv(65536):
+        taken += len(data)
+        time.sleep(0.0005)
+    return taken
+
+
+@pytest.mark.parametrize("size", [2_900_000, 3_000_000])
+async def test_an_answer_that_its_client_takes_slowly_is_not_cut_short_by_the_end(
+    sandbox: Sandbox, scan: SecretScan, size: int
+) -> None:
+    """These sizes are a little more than Linux takes off our hands for a client that waits."""
+    async with serving(sandbox.url, scan) as served:
+        with socket.socket() as near:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            near.connect((urlsplit(served.url).hostname, urlsplit(served.url).port))
+            near.sendall(f"GET {LARGE}?bytes={size} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert await asyncio.to_thread(near.recv, 1)
+            await asyncio.sleep(0.1)  # until the kernel has what it will take
+            served.process.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(take_slowly, near) > size
+        assert await served.ended() == 143
 
 
 async def test_when_the_drain_takes_too_long_what_is_left_is_cut_off(

@@ -1,6 +1,7 @@
 """The log: structlog to standard error, pretty on a terminal and JSON elsewhere.
 
-Only this module and `app` write it; the rooms say what happened as events and facts.
+The rooms say what happened as events and facts, and here they become lines. Beside them only `app`
+and, for failures of our own, the servers write to it.
 """
 
 import logging

@@ -93,7 +93,8 @@ class Metrics:
         histogram = self._per_upstream.get(fact.upstream)
         if histogram is None:
             histogram = self._per_upstream[fact.upstream] = self._seconds.labels(fact.upstream)
-        histogram.observe(fact.seconds)
+        if fact.method:  # what the parser refused took no time that is worth counting
+            histogram.observe(fact.seconds)
         if fact.code:
             self._errors.labels(fact.code).inc()
         if not fact.complete:

@@ -7,7 +7,7 @@ a problem can name the line, the variable or the flag to correct.
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from re import fullmatch
+from re import fullmatch, match
 from typing import Any
 
 import yaml
@@ -145,6 +145,9 @@ def _text(file: Path) -> str:
 def _read_environ(environ: Mapping[str, str]) -> Iterator[_Entry | Problem]:
     """Read the variables, those of whole sections first: the more exact name wins."""
     names = [name for name in environ if name.startswith(PREFIX)]
+    # Kubernetes names variables MOBULA_PROXY_PORT and the like, but none with two underscores.
+    near = (name for name in environ if match(r"MOBULA_PROXY_[^_]\w*__", name))
+    yield from (Problem(name, f"names no setting; write {PREFIX}SECTION__KEY") for name in near)
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if all(path):

@@ -1,6 +1,5 @@
 """What happens to tokens, said once; logs and metrics subscribe."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.tokens.model import MintFault, Need, Reason, Standing
@@ -73,4 +72,3 @@ class KeyUnreadable:
 
 
 Event = Minted | MintFailed | Rotated | Quarantined | Drifted | Revoked | KeyChanged | KeyUnreadable
-Observer = Callable[[Event], None]

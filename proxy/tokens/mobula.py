@@ -192,7 +192,7 @@ def _fault_of_status(answer: _Answer) -> MintFault:
         401: "Mobula refused the static key",
         402: "Mobula asks for payment",
         403: "the key's plan has no short-lived tokens (Startup, Growth and Enterprise have)",
-        429: "the mint budget is used up by others who share this key",
+        429: "the mint budget is used up, by others who share this key or before a restart",
     }
     if 300 <= status < 400:
         return MintFault("redirect", f"status {status}: redirects are not followed with a key")
@@ -283,7 +283,8 @@ def _date(text: str | None) -> float | None:
 
 
 def _retry_after(text: str | None) -> float | None:
-    return min(300.0, max(1.0, float(text))) if text and text.isdigit() else None
+    seconds = _count(text)
+    return None if seconds is None else min(300.0, max(1.0, float(seconds)))
 
 
 def _plain(error: BaseException) -> str:

@@ -5,8 +5,11 @@ token is sent late. It is settled when the answer's head is there.
 """
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -88,7 +91,7 @@ class Handler:
         except Refusal as refusal:
             return self._refuse(request, refusal, fact)
         except asyncio.CancelledError:
-            fact.complete = False
+            fact.complete = not fact.status
             raise
         except Exception:
             self._refuse(request, Refusal("The proxy failed; its log says how."), fact)
@@ -223,7 +226,6 @@ class Handler:
     ) -> web.StreamResponse:
         transport = request.transport
         if transport is None:
-            fact.complete = False
             return SENT_CLOSE
         head, connection = attempt.head, attempt.connection
         framing = fields.client_framing(request.method, head, request.version)
@@ -238,12 +240,14 @@ class Handler:
         try:
             transport.write(data + (chunk(piece) if chunked and piece else piece))
             while not connection.body_complete:
-                await self._drain(request)
+                await self._drain(request, transport)
                 piece = await connection.read()
                 if piece:
                     transport.write(chunk(piece) if chunked else piece)
             if chunked:
                 transport.write(b"0\r\n\r\n")
+            if transport.get_write_buffer_size():
+                await self._flush(request, transport)
         except BaseException as error:
             fact.complete = False
             _break_off(transport)
@@ -256,11 +260,25 @@ class Handler:
         """Tell whether the client's connection can take another request after this one."""
         return request.keep_alive and not self.draining and request.content.is_eof()
 
-    async def _drain(self, request: web.BaseRequest) -> None:
+    async def _flush(self, request: web.BaseRequest, transport: asyncio.Transport) -> None:
+        """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
+        low, high = transport.get_write_buffer_limits()
+        transport.set_write_buffer_limits(high=0)
+        try:
+            await self._drain(request, transport)
+        finally:
+            transport.set_write_buffer_limits(high=high, low=low)
+
+    async def _drain(self, request: web.BaseRequest, transport: asyncio.Transport) -> None:
         """Wait while the client is slow. Raises TimeoutError once it takes nothing at all."""
-        if request.protocol.writing_paused:
-            async with asyncio.timeout(self._limits.client_idle_timeout):
-                await request.writer.drain()
+        while request.protocol.writing_paused:
+            unsent = _unsent(transport)
+            try:
+                async with asyncio.timeout(self._limits.client_idle_timeout):
+                    await request.writer.drain()
+            except TimeoutError:
+                if _unsent(transport) >= unsent:
+                    raise
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
         keep = refusal.keeps_connection and request.version == (1, 1) and self._keeps(request)
@@ -270,6 +288,17 @@ class Handler:
         if request.transport is not None:
             request.transport.write(head if request.method == "HEAD" else head + body)
         return SENT_KEEP if keep else SENT_CLOSE
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Return how many bytes the client has not taken yet: ours, and those that the kernel holds."""
+    ours = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    try:
+        held = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):  # it may be closed already
+        return ours
+    return ours + int.from_bytes(held, sys.byteorder)
 
 
 def _break_off(transport: asyncio.Transport) -> None:

@@ -1,35 +1,26 @@
 """The addresses clients connect to, on aiohttp's low-level server."""
 
 import asyncio
-import errno
-import os
 import select
-import socket
 from collections.abc import Callable
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
-from proxy.config import Address, LimitSettings, ListenerSettings
+from proxy.config import LimitSettings, ListenerSettings
 from proxy.errors import HeadersTooLarge, MalformedRequest, Refusal, TargetTooLong
+from proxy.traffic.binding import Binding, listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import SENT_CLOSE, Handler
 from proxy.traffic.headers import problem_head
 
-BACKLOG = 1024
-UNIX_MODE = 0o660
 WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
 CLOSE_SECONDS = 0.01
 """How long a request that was not over in time may take to notice; to aiohttp, 0 means for ever."""
-
-
-class BindError(Exception):
-    """An address cannot be listened on; the text names it."""
 
 
 class FrontConnection(web.RequestHandler):
@@ -156,20 +147,21 @@ class Listener:
         self.address = settings.bind
         self.handler = handler
         self._front = FrontServer(handler, limits, observe)
-        self._server: asyncio.Server | None = None
+        self._binding: Binding | None = None
 
     def __repr__(self) -> str:
         return f"<Listener {self.mode} on {self.address}, {len(self._front.connections)} open>"
 
     async def bind(self) -> None:
         """Start to listen; `address` then holds the port taken. Raises BindError."""
-        self._server, self.address = await listen(self._front, self.address)
+        self._binding = await listen(self._front, self.address)
+        self.address = self._binding.address
 
     def drain(self) -> None:
         """Refuse new connections, close idle ones, and let each request in flight be the last."""
         self.handler.draining = True
-        if self._server is not None:
-            self._server.close()
+        if self._binding is not None:
+            self._binding.close()
         for connection in self._front.connections:
             if isinstance(connection, FrontConnection):
                 connection.close_if_idle()
@@ -178,43 +170,5 @@ class Listener:
         """End every connection now."""
         self.drain()
         await self._front.shutdown(CLOSE_SECONDS)
-        if self.address.path:
-            Path(self.address.path).unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the end
-
-
-async def listen(
-    factory: Callable[[], asyncio.BaseProtocol], address: Address
-) -> tuple[asyncio.Server, Address]:
-    """Listen on a TCP address or Unix socket; return the port taken too. Raises BindError."""
-    loop = asyncio.get_running_loop()
-    try:
-        if address.path:
-            return await _listen_unix(loop, factory, address.path), address
-        server = await loop.create_server(factory, address.host, address.port, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:
-        raise BindError(f"cannot listen on {address}: {_reason(error)}") from error
-    port = server.sockets[0].getsockname()[1]
-    return server, Address(address.host, port)
-
-
-async def _listen_unix(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], path: str
-) -> asyncio.Server:
-    if _answers(path):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    server = await loop.create_unix_server(factory, path, backlog=BACKLOG)
-    Path(path).chmod(UNIX_MODE)  # noqa: ASYNC240 - once, at the start
-    return server
-
-
-def _answers(path: str) -> bool:
-    """Tell whether a process listens on a socket file; one that a crash left behind does not."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(path) in (0, errno.EAGAIN)
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return "the name could not be resolved"
-    return os.strerror(error.errno) if error.errno else str(error)
+        if self._binding is not None:
+            self._binding.remove()

@@ -19,7 +19,7 @@ from proxy.ops.admin import Admin, Operated, Status
 from proxy.ops.metrics import Metrics
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.model import PoolSnapshot
-from proxy.traffic.listeners import listen
+from proxy.traffic.binding import listen
 
 MINT = "/api/2/auth/tokens"
 DATA = "/api/1/market/data"
@@ -325,9 +325,9 @@ async def test_a_failure_of_our_own_answers_500_and_is_logged_with_its_traceback
 ) -> None:
     logs.configure(LogSettings(format="json"), scan.output)
     front = Admin(Broken(), Metrics()).server()
-    server, address = await listen(front, Address("127.0.0.1", 0))
-    status, _, body = await get(f"http://{address}/status")
-    server.close()
+    binding = await listen(front, Address("127.0.0.1", 0))
+    status, _, body = await get(f"http://{binding.address}/status")
+    binding.close()
     await front.shutdown(0.01)
     assert (status, json.loads(body)) == (500, {"detail": "Internal Server Error"})
     (record,) = map(json.loads, scan.output.getvalue().splitlines())

@@ -405,7 +405,10 @@ STATUSES: dict[int, tuple[bool, str]] = {
     402: (True, "status 402: Mobula asks for payment"),
     403: (True, f"status 403: {NO_PLAN}"),
     404: (False, "status 404: the token endpoint failed"),
-    429: (False, "status 429: the mint budget is used up by others who share this key"),
+    429: (
+        False,
+        "status 429: the mint budget is used up, by others who share this key or before a restart",
+    ),
     500: (False, "status 500: the token endpoint failed"),
     503: (False, "status 503: the token endpoint failed"),
 }
@@ -420,7 +423,7 @@ async def test_a_status_is_a_fault_of_its_own(mobula: Mobula, status: int) -> No
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("17", 17.0), ("0", 1.0), ("99999", 300.0), ("soon", None), ("-5", None), ("1.5", None)],
+    [("17", 17.0), ("0", 1.0), ("99999", 300.0), ("soon", None), ("-5", None), ("²", None)],
 )
 async def test_a_429_says_when_to_come_back(
     mobula: Mobula, text: str, seconds: float | None

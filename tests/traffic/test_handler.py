@@ -15,8 +15,9 @@ from proxy.config import Address, LimitSettings
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.key import KnownKeys
 from proxy.tokens.model import Lease, Outcome, Secret, Token
+from proxy.traffic.binding import listen
 from proxy.traffic.handler import Handler
-from proxy.traffic.listeners import FrontServer, listen
+from proxy.traffic.listeners import FrontServer
 from proxy.traffic.message import Framing, ResponseHead
 from traffic.wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
@@ -994,13 +995,13 @@ async def serving(failing: Any) -> AsyncIterator[Wire]:
         upstream=failing, keeper=failing, limits=limits, token_wait=1.0, observe=lambda _: None
     )
     front = FrontServer(handler, limits, lambda _: None)
-    server, address = await listen(front, Address("127.0.0.1", 0))
-    near = await connect(address)
+    binding = await listen(front, Address("127.0.0.1", 0))
+    near = await connect(binding.address)
     try:
         yield near
     finally:
         near.close()
-        server.close()
+        binding.close()
         await front.shutdown(0.01)
 
 
@@ -1017,3 +1018,44 @@ async def test_failure_of_our_own_in_mid_answer_never_looks_like_its_end() -> No
     async with serving(Failing(in_answer=True)) as near:
         near.send(GET)
         assert not await near.ended()
+
+
+# Clients that take their time
+
+
+def large(size: int) -> bytes:
+    return b"GET /api/1/sandbox/large?bytes=%d HTTP/1.1\r\nHost: a\r\n\r\n" % size
+
+
+async def test_client_that_takes_nothing_is_let_go(sandbox: Sandbox, scan: SecretScan) -> None:
+    limits = {"client_idle_timeout": "100ms"}
+    async with running(sandbox.url, scan, limits=limits) as app, client(app) as near:
+        near.send(large(40_000_000))
+        await until(lambda: app.active == 1)
+        await until(lambda: app.active == 0)
+        assert not await near.ended()
+
+
+async def test_client_that_reads_slowly_but_steadily_gets_all(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    size = 6_000_000
+    limits = {"client_idle_timeout": "150ms"}
+    async with running(sandbox.url, scan, limits=limits) as app, client(app) as near:
+        near.send(large(size))
+        await near.head()
+        for _ in range(12):
+            await near.exactly(size // 12)
+            await asyncio.sleep(0.05)
+
+
+async def test_client_that_leaves_before_its_answer_breaks_no_answer_off(
+    far: Far, sandbox: Sandbox, scan: SecretScan
+) -> None:
+    async with between(far, sandbox, scan) as app:
+        async with client(app) as near:
+            near.send(GET)
+            await (await far.wire()).request()
+        await until(lambda: app.active == 0)
+        _, _, metrics = await get(f"http://{app.admin_address}/metrics")
+    assert b"mobula_proxy_broken_answers_total{" not in metrics

@@ -1,6 +1,7 @@
 """Where clients connect: what the parser refuses, sockets, idle connections, and the end."""
 
 import asyncio
+import contextlib
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from harness import KEY, SecretScan, exchange, running, until
 from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
-from proxy.traffic.listeners import BindError
+from proxy.traffic.binding import BindError
 from traffic.wire import GET, OK, Far, between, client, connect, problem_of
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -224,6 +225,22 @@ async def test_socket_file_on_which_somebody_listens_is_left_alone(
             async with between(far, sandbox, scan, listener=on_socket(path)):
                 pass
     assert path.exists()
+
+
+async def test_socket_file_that_a_successor_has_put_there_is_left_to_it(
+    far: Far, sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    async with contextlib.AsyncExitStack() as stack:
+        async with between(far, sandbox, scan, listener=on_socket(path)) as old:
+            await old.finish()
+            new = await stack.enter_async_context(
+                between(far, sandbox, scan, listener=on_socket(path))
+            )
+        async with client(new) as near:
+            near.send(GET)
+            await (await far.wire()).head()
+    assert not path.exists()
 
 
 async def test_file_that_is_no_socket_is_left_alone(
