@@ -271,14 +271,19 @@ class Handler:
 
     async def _drain(self, request: web.BaseRequest, transport: asyncio.Transport) -> None:
         """Wait while the client is slow. Raises TimeoutError once it takes nothing at all."""
-        while request.protocol.writing_paused:
+        if not request.protocol.writing_paused:
+            return
+        # One task through all looks at the client: aiohttp cannot wait again once it was cancelled.
+        drained = asyncio.create_task(request.writer.drain())
+        try:
             unsent = _unsent(transport)
-            try:
-                async with asyncio.timeout(self._limits.client_idle_timeout):
-                    await request.writer.drain()
-            except TimeoutError:
-                if _unsent(transport) >= unsent:
-                    raise
+            while not (await asyncio.wait({drained}, timeout=self._limits.client_idle_timeout))[0]:
+                before, unsent = unsent, _unsent(transport)
+                if unsent >= before:
+                    raise TimeoutError
+        finally:
+            drained.cancel()
+        await drained
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
         keep = refusal.keeps_connection and request.version == (1, 1) and self._keeps(request)
