@@ -78,8 +78,7 @@ class App:
     ) -> tuple[MobulaClient, Keeper]:
         settings = self._settings.token
         minting = next(iter(self._settings.upstreams.values()))
-        ca_file = minting.ca_file if minting.url.startswith("https:") else None
-        mobula = MobulaClient(minting.url, ca_file=ca_file, clock=self._clock)
+        mobula = MobulaClient(minting.url, ca_file=minting.ca_file, clock=self._clock)
         token_log = TokenLog()
 
         def tell(event: Event) -> None:

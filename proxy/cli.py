@@ -149,8 +149,7 @@ def status(
     config: Path | None, overrides: list[tuple[str, str]], admin: Address | None, as_json: bool
 ) -> None:
     """Tell how the running proxy is; exit 1 if it is not ready or not there."""
-    address = admin or _load(config, overrides).admin.bind
-    run.run(client.show_status(address, as_json=as_json))
+    run.run(client.show_status(admin or _admin_of(config, overrides), as_json=as_json))
 
 
 @main.command()
@@ -169,7 +168,7 @@ def wait(
     config: Path | None, overrides: list[tuple[str, str]], admin: Address | None, timeout: float
 ) -> None:
     """Return once the running proxy is ready; exit 1 if it is not in time."""
-    run.run(client.wait_ready(admin or _load(config, overrides).admin.bind, timeout))
+    run.run(client.wait_ready(admin or _admin_of(config, overrides), timeout))
 
 
 @main.command(name="quit")
@@ -178,7 +177,7 @@ def wait(
 @_admin
 def quit_(config: Path | None, overrides: list[tuple[str, str]], admin: Address | None) -> None:
     """Ask the running proxy to drain and end, as a Job's main container does when it is done."""
-    run.run(client.ask_quit(admin or _load(config, overrides).admin.bind))
+    run.run(client.ask_quit(admin or _admin_of(config, overrides)))
 
 
 def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
@@ -186,6 +185,10 @@ def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
         return load(file=config, environ=os.environ, overrides=overrides)
     except SettingsError as error:
         run.fail(str(error), run.EXIT_USAGE)
+
+
+def _admin_of(config: Path | None, overrides: list[tuple[str, str]]) -> Address:
+    return _load(config, overrides).admin.bind
 
 
 def _names_a_key(settings: Settings) -> bool:

@@ -53,25 +53,7 @@ class Admin:
     def __init__(self, proxy: Operated, metrics: Metrics) -> None:
         self._proxy = proxy
         self._metrics = metrics
-
-    def server(self) -> web.Server:
-        """Return the protocol factory to listen with; needs a running loop."""
-        return AdminServer(self._serve)
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        route = self._routes().get(request.path)
-        if route is None:
-            return _answer(404, {"detail": f"known paths: {', '.join(sorted(self._routes()))}"})
-        method, answer = route
-        if request.method not in (method, "HEAD" if method == "GET" else method):
-            allowed = "GET, HEAD" if method == "GET" else method
-            return _answer(405, {"detail": f"use {method}"}, Allow=allowed)
-        if method == "POST" and (why := _not_allowed(request)):
-            return _answer(403, {"detail": why})
-        return answer()
-
-    def _routes(self) -> dict[str, tuple[str, Callable[[], web.Response]]]:
-        return {
+        self._routes: dict[str, tuple[str, Callable[[], web.Response]]] = {
             "/livez": ("GET", lambda: _answer(200, {"live": True})),
             "/readyz": ("GET", self._ready),
             "/startupz": ("GET", self._started),
@@ -80,6 +62,22 @@ class Admin:
             "/rotate": ("POST", self._rotate),
             "/quitquitquit": ("POST", self._quit),
         }
+
+    def server(self) -> web.Server:
+        """Return the protocol factory to listen with; needs a running loop."""
+        return AdminServer(self._serve)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        route = self._routes.get(request.path)
+        if route is None:
+            return _answer(404, {"detail": f"known paths: {', '.join(sorted(self._routes))}"})
+        method, answer = route
+        if request.method not in (method, "HEAD" if method == "GET" else method):
+            allowed = "GET, HEAD" if method == "GET" else method
+            return _answer(405, {"detail": f"use {method}"}, Allow=allowed)
+        if method == "POST" and (why := _not_allowed(request)):
+            return _answer(403, {"detail": why})
+        return answer()
 
     def _ready(self) -> web.Response:
         status = self._proxy.status()

@@ -26,6 +26,7 @@ from proxy.tokens.model import (
     Inspect,
     Lease,
     Mint,
+    MintFault,
     Outcome,
     PoolSnapshot,
     Reason,
@@ -234,20 +235,22 @@ class Keeper:
                 request_limit=self._settings.request_limit,
             )
         except MintError as error:
-            fault = error.fault
-            self._pool.mint_failed(request, fault, self._clock())
+            self._pool.mint_failed(request, error.fault, self._clock())
+            self._tell_failure(error.fault)
         else:
             useless = self._pool.minted(request, batch.tokens, self._clock())
             if useless is None:
                 self.started = True
                 seconds = self._clock() - started
                 self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
-                return self._changed()
-            fault = useless
+            else:
+                self._tell_failure(useless)
+        self._changed()
+
+    def _tell_failure(self, fault: MintFault) -> None:
         now = self._clock()
         retry_in = self._pool.next_mint_at(now) - now
         self._tell(MintFailed(fault, retry_in, covered=self._pool.usable(now)))
-        return self._changed()
 
     async def _inspect(self, token: Token) -> None:
         answer = await self._mobula.inspect(token)

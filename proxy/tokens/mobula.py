@@ -67,7 +67,7 @@ class MobulaClient:
         wall: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
     ) -> None:
         self._url = url.rstrip("/") + "/api/2/auth"
-        self._ca_file = ca_file
+        self._ca_file = ca_file if url.startswith("https:") else None
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._wall = wall
