@@ -42,6 +42,10 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
 	$(BIN)/python -m proxy.config > docs/config.schema.json
 
+.PHONY: tables
+tables: $(VENV)/.dev ## Rewrite the tables in docs/ that tests find out
+	WRITE_TABLES=1 $(BIN)/pytest --numprocesses 0 tests/faults
+
 .PHONY: bench
 bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as installed for use
 	.venv-bench/bin/python bench/footprint.py

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from harness import KEY, SecretScan
 from proxy.sandbox import Sandbox
+from wire import Far
 
 Loop = asyncio.AbstractEventLoop
 
@@ -42,3 +43,10 @@ async def sandbox(scan: SecretScan) -> AsyncIterator[Sandbox]:
         report = sandbox.ledger.report()
         assert report["leaks"] == []
         assert report["over_limit"] == report["after_expiry"] == 0
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Far]:
+    """An upstream that says what the test says."""
+    async with Far() as far:
+        yield far

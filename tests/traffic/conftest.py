@@ -1,4 +1,4 @@
-"""A scripted upstream, and a proxy in front of it whose tokens come from the sandbox."""
+"""A proxy in front of the scripted upstream; its tokens come from the sandbox."""
 
 from collections.abc import AsyncIterator
 
@@ -7,13 +7,7 @@ import pytest
 from harness import SecretScan
 from proxy.app import App
 from proxy.sandbox import Sandbox
-from traffic.wire import Far, between
-
-
-@pytest.fixture
-async def far() -> AsyncIterator[Far]:
-    async with Far() as far:
-        yield far
+from wire import Far, between
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from harness import SecretScan, until, until_ready
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
-from traffic.wire import GET, OK, Far, between, client, problem_of
+from wire import GET, OK, Far, between, client, problem_of
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 EXPECTS = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"

@@ -21,7 +21,7 @@ from proxy.traffic.binding import listen
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import FrontServer
 from proxy.traffic.message import Framing, ResponseHead
-from traffic.wire import GET, OK, Far, Wire, between, client, connect, problem_of
+from wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nnope"
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nX-Why: plan\r\nContent-Length: 4\r\n\r\nmine"

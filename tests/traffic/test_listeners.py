@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
 from proxy.traffic.binding import BindError
-from traffic.wire import GET, OK, Far, between, client, connect, problem_of
+from wire import GET, OK, Far, between, client, connect, problem_of
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
