@@ -1,5 +1,6 @@
 """What happened, counted for Prometheus. Names begin with `mobula_proxy_`; units are base units."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from prometheus_client import (
@@ -9,7 +10,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -141,6 +142,7 @@ class _Gauges(Collector):
         info.add_metric([__version__], 1)
         yield info
         yield _single("requests_in_flight", "Requests being served.", self._active())
+        yield _single("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield from self._collect_tokens(self._tokens())
         connections = _gauge(
             "upstream_connections", "Connections to upstreams.", "upstream", "state"
@@ -159,6 +161,13 @@ class _Gauges(Collector):
             tokens.add_metric([state], sum(1 for each in pool.tokens if each.state == state))
         tokens.add_metric([TOKEN_STATES[-1]], pool.quarantined)
         yield tokens
+        settled = CounterMetricFamily(
+            "mobula_proxy_leases_settled", "Leases settled, by outcome.", labels=["outcome"]
+        )
+        for outcome, count in pool.settled.items():
+            settled.add_metric([outcome], count)
+        yield settled
+        yield _single("leases_open", "Leases given and not settled yet.", pool.leases)
         yield _single("token_requests_remaining", "Requests left over all tokens.", pool.left)
         soonest = min((each.expires_in for each in pool.tokens), default=0.0)
         latest = max((each.expires_in for each in pool.tokens), default=0.0)

@@ -172,9 +172,14 @@ class TokenSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """The pool as operators see it; `rate` in requests a second, `next_mint_in` in seconds."""
+    """The pool as operators see it; `rate` in requests a second, `next_mint_in` in seconds.
+
+    `leases` are those not settled yet; `settled` counts the others by outcome.
+    """
 
     tokens: tuple[TokenSnapshot, ...]
+    leases: int
+    settled: dict[str, int]
     quarantined: int
     left: int
     rate: float

@@ -81,6 +81,7 @@ class TokenPool:
         self._reason = Reason.FIRST
         self._replace_reason = Reason.REQUESTED
         self._open: dict[int, Holding] = {}
+        self._settled = dict.fromkeys(Outcome, 0)
         self._serial = 0
         self._generation = 0
         self._seen: dict[str, float] = {}  # token id: its expiry
@@ -135,6 +136,7 @@ class TokenPool:
         if holding is None:
             return
         holding.open -= lease.cost
+        self._settled[outcome] += 1
         if outcome is Outcome.NOT_SENT:
             self._spent.total -= lease.cost
         else:
@@ -263,6 +265,8 @@ class TokenPool:
                 )
                 for each in self._held
             ),
+            leases=len(self._open),
+            settled={outcome.value: count for outcome, count in self._settled.items()},
             quarantined=len(self._quarantined),
             left=sum(each.left for each in self._held if each.can_serve(now, 1)),
             rate=self._spent.rate,

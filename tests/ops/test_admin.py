@@ -251,7 +251,7 @@ class Proxy:
         self.asked: list[str] = []
 
     def status(self) -> Status:
-        pool = PoolSnapshot((), 0, 0, 0.0, 0, False, 5, 0.0, None)
+        pool = PoolSnapshot((), 0, {}, 0, 0, 0.0, 0, False, 5, 0.0, None)
         return Status(False, False, False, "", 0.0, "", (), 0, pool, ())
 
     def rotate(self) -> None:

@@ -61,7 +61,9 @@ async def test_before_any_request_the_stock_and_the_budget_are_told(app: App) ->
     assert found["mint_permits"] == {(): 4}
     assert found["mints_total"] == {by(result="ok"): 1}
     assert found["minted_tokens_total"] == {(): 2}
-    assert found["requests_in_flight"] == {(): 0}
+    assert found["requests_in_flight"] == found["leases_open"] == {(): 0}
+    assert set(found["leases_settled_total"].values()) == {0}
+    assert found["tasks"][()] >= 2
     assert found["upstream_waiting"] == {UPSTREAM: 0}
     assert found.get("requests_total", {}) == {}
 
@@ -77,6 +79,9 @@ async def test_requests_are_counted_by_upstream_and_status_and_timed(app: App) -
     assert found["request_duration_seconds_count"] == {UPSTREAM: 3}
     assert 0 < found["request_duration_seconds_sum"][UPSTREAM] < 3
     assert found["token_requests_remaining"] == {(): 9_997}
+    assert found["leases_open"] == {(): 0}
+    assert found["leases_settled_total"][by(outcome="used")] == 2
+    assert found["leases_settled_total"][by(outcome="unknown")] == 1
     assert found["rotations_total"] == {by(reason="first"): 1}
     assert found["upstream_connections"] == {
         by(upstream="api.mobula.io", state="idle"): 1,
