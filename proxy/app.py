@@ -29,9 +29,12 @@ from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
+from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.upstream import Upstream
 
 DRAIN_POLL_SECONDS = 0.02
+FILES_BESIDE = 64
+"""File descriptors for listeners, logs, probes and mints, beside those of clients and upstreams."""
 
 
 class StartError(Exception):
@@ -58,6 +61,8 @@ class App:
         self._draining = False
         self._quit = asyncio.Event()
         self._log: Any = structlog.get_logger("mobula_proxy")
+        limits = settings.limits
+        self.occupancy = Occupancy(limits.connections, limits.requests)
         self._metrics = Metrics()
         self._upstreams = _upstreams(settings)
         self._mobula, self._keeper = self._build_tokens(source, key, chance)
@@ -67,7 +72,7 @@ class App:
         self._metrics.watch(
             self._keeper.snapshot,
             lambda: [each.snapshot() for each in self._upstreams.values()],
-            lambda: self.active,
+            self.occupancy,
         )
 
     def __repr__(self) -> str:
@@ -119,10 +124,11 @@ class App:
                 upstream=self._upstreams[each.upstream],
                 keeper=self._keeper,
                 limits=settings.limits,
+                occupancy=self.occupancy,
                 token_wait=settings.token.wait,
                 observe=observe,
             )
-            listeners.append(Listener(each, handler, settings.limits, observe))
+            listeners.append(Listener(each, handler, settings.limits, self.occupancy, observe))
         return listeners
 
     async def __aenter__(self) -> Self:
@@ -142,7 +148,7 @@ class App:
             # Not told of an error here, which its task group would wrap as if it were its own.
             stack.push_async_callback(self._keeper.__aexit__, None, None, None)
             self._stack = stack.pop_all()
-        _raise_file_limit()
+        self._raise_file_limit()
         self._say_what_is_served()
         return self
 
@@ -160,6 +166,16 @@ class App:
         self.admin_address = binding.address
         stack.push_async_callback(front.shutdown, CLOSE_SECONDS)
         stack.callback(binding.remove)
+
+    def _raise_file_limit(self) -> None:
+        """Each request in flight takes two descriptors; the usual limit of 1024 is soon reached."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError):  # macOS refuses an unlimited soft limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        upstreams = sum(each.connections for each in self._settings.upstreams.values())
+        wanted = self._settings.limits.connections + upstreams + FILES_BESIDE
+        if resource.RLIM_INFINITY != most < wanted:
+            self._log.warning("the limit of open files is low", limit=most, wanted=wanted)
 
     def _say_what_is_served(self) -> None:
         self._log.info(
@@ -186,7 +202,7 @@ class App:
     @property
     def active(self) -> int:
         """Requests being served."""
-        return sum(each.handler.active for each in self._listeners)
+        return self.occupancy.requests
 
     def status(self) -> Status:
         tokens = self._keeper.snapshot()
@@ -266,10 +282,3 @@ def _require_c_extensions() -> None:
             "aiohttp was installed without its C extensions, whose HTTP parser this proxy relies "
             "on. Install a binary wheel, and unset AIOHTTP_NO_EXTENSIONS."
         )
-
-
-def _raise_file_limit() -> None:
-    """Each request in flight takes two descriptors; the usual limit of 1024 is soon reached."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError):  # macOS refuses an unlimited soft limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

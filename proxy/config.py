@@ -20,6 +20,7 @@ from proxy.settings.sources import read
 from proxy.settings.values import (
     Duration,
     Leaf,
+    OptionalDuration,
     SettingPath,
     Size,
     Text,
@@ -164,7 +165,7 @@ class StoreSettings(Section, frozen=True, kw_only=True):
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
-    """What a client may send, and how slowly."""
+    """What clients may send, how slowly, and how much of the proxy they may hold."""
 
     header_bytes: Size = 32 * 1024
     """Size of a request's whole header block; more gets 431."""
@@ -172,12 +173,24 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     """Header fields in a request; more gets 431."""
     target_bytes: Size = 8 * 1024
     """Size of a request's target; more gets 414."""
+    body_bytes: Size = 1024**3
+    """Size of a request's body; more gets 413."""
     replay_bytes: Size = 64 * 1024
     """How much of a request's body is kept so that it can be sent again."""
-    client_idle_timeout: Duration = 75.0
-    """How long a client's connection may be idle, and a request's head may take."""
+    connections: Annotated[int, Meta(ge=1)] = 10_000
+    """Client connections open at once, over all listeners; one more gets 503."""
+    requests: Annotated[int, Meta(ge=1)] = 4096
+    """Requests being served at once, over all listeners; one more gets 503."""
+    header_timeout: Duration = 10.0
+    """How long a request's head may take from its first byte; longer gets 408."""
     body_timeout: Duration = 30.0
     """How long a request's body may stand still; longer gets 408."""
+    client_idle_timeout: Duration = 75.0
+    """How long a connection may be unused, and a client may take nothing of its answer."""
+    min_rate: Size = 240
+    """Bytes a second that a client must send of a body, or take of an answer, on average."""
+    total_timeout: OptionalDuration = None
+    """How long a request may take in all, its answer included; longer gets 504. null: any time."""
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True):

@@ -51,7 +51,12 @@ class MethodDenied(Refusal):
 
 
 class RequestTimeout(Refusal):
-    status, code, title = 408, "request_timeout", "Request body came too slowly"
+    status, code, title = 408, "request_timeout", "Request came too slowly"
+    keeps_connection = False
+
+
+class BodyTooLarge(Refusal):
+    status, code, title = 413, "body_too_large", "Request body too large"
     keeps_connection = False
 
 
@@ -101,12 +106,25 @@ class TokenUnavailable(Refusal):
     status, code, title = 503, "token_unavailable", "No token available"
 
 
+class TooManyConnections(Refusal):
+    status, code, title = 503, "too_many_connections", "Too many connections"
+    keeps_connection = False
+
+
+class TooManyRequests(Refusal):
+    status, code, title = 503, "too_many_requests", "Too many requests at once"
+
+
 class UpstreamBusy(Refusal):
     status, code, title = 503, "upstream_busy", "All upstream connections are busy"
 
 
 class UpstreamTimeout(Refusal):
     status, code, title = 504, "upstream_timeout", "Upstream too slow"
+
+
+class TotalTimeout(Refusal):
+    status, code, title = 504, "total_timeout", "Request took too long"
 
 
 class VersionUnsupported(Refusal):

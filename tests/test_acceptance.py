@@ -2,20 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
+import resource
+from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
 
+from children import memory_mb
 from harness import (
     KEY,
     SecretScan,
     base_url,
     command,
     command_line,
+    get,
     running,
     served_url,
+    serving,
     until_ready,
 )
 from load import Result, load
@@ -139,14 +142,6 @@ async def test_an_outage_of_the_token_endpoint_at_any_moment_fails_no_request(
     assert failures == [0] * len(outages)
 
 
-def peak_memory_mb(pid: int) -> float:
-    """Peak resident memory of a process, in MB (10^6 bytes), as the kernel counts it."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError("no VmHWM")
-
-
 SIZE = 200_000_000
 
 
@@ -171,6 +166,45 @@ async def test_a_big_download_and_upload_with_a_slow_side_stay_under_80_mb(
                     await asyncio.sleep(0.005)
             async with session.post(f"{url}/api/1/sandbox/upload", data=slowly()) as response:
                 uploaded = (await response.json())["bytes"]
-        peak = peak_memory_mb(proxy.pid)
+        peak = memory_mb(proxy.pid, "VmHWM")
     assert got == uploaded == SIZE
     assert peak < 80
+
+
+IDLE = 5_000
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process hold a socket for each idle connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * IDLE), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+async def test_five_thousand_idle_connections_cost_under_100_mb_and_none_is_refused(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    """Each has been used once, so that all that a connection ever allocates is counted."""
+    turns = asyncio.Semaphore(50)
+
+    async def use_once(url: str) -> asyncio.StreamWriter:
+        host, _, port = url.removeprefix("http://").partition(":")
+        async with turns:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /api/1/sandbox/echo HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+        return writer
+
+    async with serving(sandbox.url, scan, "token.request_limit=10000") as served:
+        await served.ready()
+        before = memory_mb(served.process.pid)
+        writers = await asyncio.gather(*(use_once(served.url) for _ in range(IDLE)))
+        cost = memory_mb(served.process.pid) - before
+        _, _, metrics = await get(served.admin + "/metrics")
+        for writer in writers:
+            writer.close()
+    assert b"\nmobula_proxy_client_connections %d.0\n" % IDLE in metrics
+    assert cost < 100

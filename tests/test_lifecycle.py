@@ -337,3 +337,12 @@ async def test_an_error_while_it_serves_is_raised_as_it_is(
     with pytest.raises(RuntimeError, match="of the caller"):
         async with running(sandbox.url, scan):
             raise RuntimeError("of the caller")
+
+
+async def test_a_limit_of_open_files_that_is_lower_than_the_settings_want_is_said(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    async with serving(sandbox.url, scan, "limits.connections=1000000000000") as served:
+        warning = await served.said("the limit of open files is low")
+    assert warning["level"] == "warning"
+    assert warning["limit"] < warning["wanted"]

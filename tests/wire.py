@@ -157,22 +157,27 @@ class Far:
 async def between(
     far: Far, sandbox: Sandbox, scan: SecretScan, *, prefix: str = "", **sections: Any
 ) -> AsyncIterator[App]:
-    """A proxy whose listener leads to `far`, and whose tokens come from `sandbox`."""
-    listener = {"bind": "127.0.0.1:0", "upstream": "far.test"} | sections.pop("listener", {})
+    """A proxy whose listeners lead to `far`, and whose tokens come from `sandbox`."""
+    listener = {"bind": "127.0.0.1:0"} | sections.pop("listener", {})
+    listeners = sections.pop("listeners", [listener])
     upstreams = {
         "api.mobula.io": {"url": sandbox.url},
         "far.test": {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
     }
     async with running(
-        sandbox.url, scan, upstreams=upstreams, listeners=[listener], **sections
+        sandbox.url,
+        scan,
+        upstreams=upstreams,
+        listeners=[{"upstream": "far.test"} | each for each in listeners],
+        **sections,
     ) as app:
         yield app
 
 
 @contextlib.asynccontextmanager
-async def client(app: App) -> AsyncIterator[Wire]:
-    """A connection to the proxy."""
-    wire = await connect(app.addresses[0])
+async def client(app: App, listener: int = 0) -> AsyncIterator[Wire]:
+    """A connection to one of the proxy's listeners."""
+    wire = await connect(app.addresses[listener])
     try:
         yield wire
     finally:

@@ -28,6 +28,7 @@ from proxy.tokens.events import (
 )
 from proxy.tokens.model import PoolSnapshot
 from proxy.traffic.fact import Fact
+from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.upstream import UpstreamSnapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -76,10 +77,10 @@ class Metrics:
         self,
         tokens: Callable[[], PoolSnapshot],
         upstreams: Callable[[], Iterable[UpstreamSnapshot]],
-        active: Callable[[], int],
+        occupancy: Occupancy,
     ) -> None:
         """Have current values read at each scrape."""
-        self._registry.register(_Gauges(tokens, upstreams, active))
+        self._registry.register(_Gauges(tokens, upstreams, occupancy))
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes, of CONTENT_TYPE."""
@@ -131,17 +132,19 @@ class _Gauges(Collector):
         self,
         tokens: Callable[[], PoolSnapshot],
         upstreams: Callable[[], Iterable[UpstreamSnapshot]],
-        active: Callable[[], int],
+        occupancy: Occupancy,
     ) -> None:
         self._tokens = tokens
         self._upstreams = upstreams
-        self._active = active
+        self._occupancy = occupancy
 
     def collect(self) -> Iterable[Metric]:
         info = _gauge("build_info", "Always 1; the label tells the version.", "version")
         info.add_metric([__version__], 1)
         yield info
-        yield _single("requests_in_flight", "Requests being served.", self._active())
+        held = self._occupancy
+        yield _single("client_connections", "Connections of clients.", held.connections)
+        yield _single("requests_in_flight", "Requests being served.", held.requests)
         yield _single("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield from self._collect_tokens(self._tokens())
         connections = _gauge(

@@ -7,7 +7,7 @@ be right; it never repeats the value, which may be a secret.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from msgspec import Meta, Struct
 
@@ -90,8 +90,19 @@ def duration(shortest: str = "1ms", longest: str = "365d") -> Leaf:
     return Leaf(read, schema, format_duration)
 
 
+def optional(leaf: Leaf) -> Leaf:
+    """Take null too, which means that there is none."""
+    return Leaf(
+        lambda value: None if value is None else leaf.read(value),
+        {**leaf.schema, "type": [*cast("list[str]", leaf.schema["type"]), "null"]},
+        lambda value: None if value is None else leaf.write(value),
+    )
+
+
 Duration = Annotated[float, duration()]
 """Seconds; text such as `250ms`, `10s`, `5m`, `1h30m`, `1d`, or a positive number of seconds."""
+
+OptionalDuration = Annotated[float | None, optional(duration())]
 
 # --- Sizes ---------------------------------------------------------------------------------------
 

@@ -1,33 +1,66 @@
 """A client's request body: read once, kept while it is small enough to be sent again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from proxy.errors import MalformedRequest, RequestTimeout
+from proxy.config import LimitSettings
+from proxy.errors import BodyTooLarge, MalformedRequest, RequestTimeout
+from proxy.traffic.patience import Patience
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RequestBody:
-    """The body of one request; `replayable` while all that was read of it is still held.
+    """The body of one request; `replayable` while all that was read of it is still held."""
 
-    `keep` bounds what is held, in bytes; `seconds` bounds how long the client may stand still.
-    """
-
-    __slots__ = ("_expected", "_keep", "_kept", "_kept_size", "_request", "_seconds", "replayable")
+    __slots__ = (
+        "_clock",
+        "_expected",
+        "_kept",
+        "_length",
+        "_limits",
+        "_patience",
+        "_request",
+        "replayable",
+    )
 
     def __init__(
-        self, request: web.BaseRequest, *, keep: int, seconds: float, expected: bool
+        self,
+        request: web.BaseRequest,
+        *,
+        limits: LimitSettings,
+        length: int | None,
+        expected: bool,
+        clock: Callable[[], float],
     ) -> None:
+        """`length` is in bytes, None if only the end will tell. Raises BodyTooLarge.
+
+        `expected` says that the client sends nothing before it is told to go on.
+        """
         self.replayable = True
         self._request = request
-        self._keep = keep
-        self._seconds = seconds
+        self._limits = limits
+        self._length = length
         self._expected = expected
+        self._clock = clock
+        self._patience = Patience(limits.body_timeout, limits.min_rate)
         self._kept: list[bytes] = []
-        self._kept_size = 0
+        self._check_size(length or 0)
+
+    async def prefetch(self) -> None:
+        """Read the body before its turn if it will be held whole and its length is known.
+
+        So a client that sends it slowly holds nothing but its own connection meanwhile. One that
+        may want to see an answer first is not waited for: its body has no known length, or comes
+        only when asked for.
+        """
+        if self._length is None or self._expected:
+            return
+        if self._length <= self._limits.replay_bytes:
+            while not self._request.content.is_eof():
+                self._hold(await self._read())
 
     def whole(self) -> bytes | None:
         """Return the body if all of it is here and none of it is lost, else None."""
@@ -50,20 +83,37 @@ class RequestBody:
         if self._expected and self._request.transport is not None:
             self._expected = False
             self._request.transport.write(CONTINUE)
+        began = self._clock()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._patience.left):
                 return await self._request.content.readany()
         except TimeoutError:
-            raise RequestTimeout(f"The request body stood still for {self._seconds:g} s.") from None
+            raise self._too_slow() from None
         except web.RequestPayloadError:
             raise MalformedRequest("The request body is malformed.") from None
         except ConnectionError:
             raise MalformedRequest("The client left in mid-request.") from None
+        finally:
+            self._patience.waited += self._clock() - began
 
     def _hold(self, chunk: bytes) -> None:
-        self._kept_size += len(chunk)
-        if self._kept_size > self._keep:
+        """Count what was read, and keep it while it may be sent again. Raises BodyTooLarge."""
+        self._patience.moved += len(chunk)
+        if self._patience.moved > self._limits.replay_bytes:
             self.replayable = False
             self._kept.clear()
         elif chunk:
             self._kept.append(chunk)
+        self._check_size(self._patience.moved)
+
+    def _check_size(self, size: int) -> None:
+        most = self._limits.body_bytes
+        if size > most:
+            raise BodyTooLarge(f"At most {most} bytes of body are taken.")
+
+    def _too_slow(self) -> RequestTimeout:
+        seconds, rate = self._limits.body_timeout, self._limits.min_rate
+        return RequestTimeout(
+            f"The request body stood still for {seconds:g} s, or came at less than {rate} bytes "
+            "a second."
+        )

@@ -5,27 +5,24 @@ token is sent late. It is settled when the answer's head is there.
 """
 
 import asyncio
-import fcntl
-import socket
-import struct
-import sys
-import termios
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from aiohttp import web
 
 from proxy.config import LimitSettings
-from proxy.errors import AuthPathDenied, Refusal, UpstreamClosed
+from proxy.errors import AuthPathDenied, Refusal, TooManyRequests, TotalTimeout, UpstreamClosed
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.model import Lease, Outcome, Standing, Token
 from proxy.traffic import headers as fields
 from proxy.traffic.attempt import Attempt, Outgoing, chunk
 from proxy.traffic.body import RequestBody
+from proxy.traffic.client import Client
 from proxy.traffic.connection import Connection
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.message import Framing
+from proxy.traffic.occupancy import Occupancy
+from proxy.traffic.patience import Patience
 from proxy.traffic.target import manages_tokens, origin_form, without_keys
 from proxy.traffic.upstream import Upstream
 
@@ -65,29 +62,30 @@ class Handler:
         upstream: Upstream,
         keeper: Keeper,
         limits: LimitSettings,
+        occupancy: Occupancy,
         token_wait: float,
         observe: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.upstream_name = upstream.name
         self.draining = False
-        self.active = 0
         self._upstream = upstream
         self._keeper = keeper
         self._limits = limits
+        self._occupancy = occupancy
         self._token_wait = token_wait
         self._observe = observe
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<Handler to {self._upstream.name}, {self.active} active>"
+        return f"<Handler to {self._upstream.name}>"
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         fact = Fact(self._upstream.name, method=request.method)
         started = self._clock()
-        self.active += 1
+        self._occupancy.requests += 1
         try:
-            return await self._serve(request, fact)
+            return await self._serve_in_time(request, fact)
         except Refusal as refusal:
             return self._refuse(request, refusal, fact)
         except asyncio.CancelledError:
@@ -97,22 +95,37 @@ class Handler:
             self._refuse(request, Refusal("The proxy failed; its log says how."), fact)
             raise
         finally:
-            self.active -= 1
+            self._occupancy.requests -= 1
             fact.seconds = self._clock() - started
             self._observe(fact)
 
+    async def _serve_in_time(self, request: web.BaseRequest, fact: Fact) -> web.StreamResponse:
+        limit = self._limits.total_timeout
+        if limit is None:
+            return await self._serve(request, fact)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._serve(request, fact)
+        except TimeoutError:
+            if fact.status:  # the answer has been broken off
+                return SENT_CLOSE
+            raise TotalTimeout(f"The request was not over within {limit:g} s.") from None
+
     async def _serve(self, request: web.BaseRequest, fact: Fact) -> web.StreamResponse:
         out = self._admit(request, fact)
+        if out.body is not None:
+            await out.body.prefetch()
         attempt = await self._answered(out, fact)
-        try:
-            return await self._relay(request, attempt, fact)
-        finally:
-            await self._discard(attempt)
+        return await self._answer(request, attempt, fact)
 
     # Admit
 
     def _admit(self, request: web.BaseRequest, fact: Fact) -> Outgoing:
         """Check a request and turn it into what goes upstream. Raises refusals."""
+        if self._occupancy.too_many_requests:
+            raise TooManyRequests(
+                "As many requests as are allowed are being served already.", retry_after=1
+            )
         keys = self._keeper.known_keys
         raw_target = request.raw_path.encode("utf-8", "surrogateescape")
         target, places = without_keys(origin_form(request.method, raw_target), keys)
@@ -130,9 +143,10 @@ class Handler:
         if found.chunked or found.length not in (None, b"0"):
             body = RequestBody(
                 request,
-                keep=self._limits.replay_bytes,
-                seconds=self._limits.body_timeout,
+                limits=self._limits,
+                length=None if found.length is None else int(found.length),
                 expected=found.expects_continue,
+                clock=self._clock,
             )
         head = fields.request_head(request.method, prefix + target, self._upstream.authority, found)
         return Outgoing(request.method, head, body, found.chunked)
@@ -221,69 +235,57 @@ class Handler:
 
     # Relay
 
-    async def _relay(
+    async def _answer(
         self, request: web.BaseRequest, attempt: Attempt, fact: Fact
     ) -> web.StreamResponse:
+        """Bring the answer to the client; the upstream is let go as soon as it has given all."""
         transport = request.transport
         if transport is None:
+            await self._discard(attempt)
             return SENT_CLOSE
+        patience = Patience(self._limits.client_idle_timeout, self._limits.min_rate)
+        client = Client(request, transport, patience=patience, clock=self._clock)
+        try:
+            try:
+                keep = await self._relay(request, attempt, client, fact)
+            finally:
+                await self._discard(attempt)
+            await client.flush()
+        except BaseException as error:
+            fact.complete = False
+            client.break_off()
+            if not isinstance(error, BROKEN_OFF):
+                raise
+            return SENT_CLOSE
+        return SENT_KEEP if keep and self._keeps(request) else SENT_CLOSE
+
+    async def _relay(
+        self, request: web.BaseRequest, attempt: Attempt, client: Client, fact: Fact
+    ) -> bool:
+        """Write the answer as it comes; tell whether its end leaves the connection open."""
         head, connection = attempt.head, attempt.connection
         framing = fields.client_framing(request.method, head, request.version)
         keep = self._keeps(request) and framing is not Framing.CLOSE
         fact.status = head.status
         data = fields.response_head(request.method, head, framing, request.version, keep=keep)
         if framing is Framing.NONE:
-            transport.write(data)
-            return SENT_KEEP if keep else SENT_CLOSE
+            client.write(data)
+            return keep
         chunked = framing is Framing.CHUNKED
         piece = connection.take_nowait()
-        try:
-            transport.write(data + (chunk(piece) if chunked and piece else piece))
-            while not connection.body_complete:
-                await self._drain(request, transport)
-                piece = await connection.read()
-                if piece:
-                    transport.write(chunk(piece) if chunked else piece)
-            if chunked:
-                transport.write(b"0\r\n\r\n")
-            if transport.get_write_buffer_size():
-                await self._flush(request, transport)
-        except BaseException as error:
-            fact.complete = False
-            _break_off(transport)
-            if not isinstance(error, BROKEN_OFF):
-                raise
-            return SENT_CLOSE
-        return SENT_KEEP if keep and self._keeps(request) else SENT_CLOSE
+        client.write(data + (chunk(piece) if chunked and piece else piece))
+        while not connection.body_complete:
+            await client.drain()
+            piece = await connection.read()
+            if piece:
+                client.write(chunk(piece) if chunked else piece)
+        if chunked:
+            client.write(b"0\r\n\r\n")
+        return keep
 
     def _keeps(self, request: web.BaseRequest) -> bool:
         """Tell whether the client's connection can take another request after this one."""
         return request.keep_alive and not self.draining and request.content.is_eof()
-
-    async def _flush(self, request: web.BaseRequest, transport: asyncio.Transport) -> None:
-        """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
-        low, high = transport.get_write_buffer_limits()
-        transport.set_write_buffer_limits(high=0)
-        try:
-            await self._drain(request, transport)
-        finally:
-            transport.set_write_buffer_limits(high=high, low=low)
-
-    async def _drain(self, request: web.BaseRequest, transport: asyncio.Transport) -> None:
-        """Wait while the client is slow. Raises TimeoutError once it takes nothing at all."""
-        if not request.protocol.writing_paused:
-            return
-        # One task through all looks at the client: aiohttp cannot wait again once it was cancelled.
-        drained = asyncio.create_task(request.writer.drain())
-        try:
-            unsent = _unsent(transport)
-            while not (await asyncio.wait({drained}, timeout=self._limits.client_idle_timeout))[0]:
-                before, unsent = unsent, _unsent(transport)
-                if unsent >= before:
-                    raise TimeoutError
-        finally:
-            drained.cancel()
-        await drained
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
         keep = refusal.keeps_connection and request.version == (1, 1) and self._keeps(request)
@@ -293,23 +295,3 @@ class Handler:
         if request.transport is not None:
             request.transport.write(head if request.method == "HEAD" else head + body)
         return SENT_KEEP if keep else SENT_CLOSE
-
-
-def _unsent(transport: asyncio.Transport) -> int:
-    """Return how many bytes the client has not taken yet: ours, and those that the kernel holds."""
-    ours = transport.get_write_buffer_size()
-    sock = transport.get_extra_info("socket")
-    try:
-        held = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-    except (OSError, ValueError, AttributeError):  # it may be closed already
-        return ours
-    return ours + int.from_bytes(held, sys.byteorder)
-
-
-def _break_off(transport: asyncio.Transport) -> None:
-    """End a client's connection so that it cannot take what it got for the whole answer."""
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:
-        with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

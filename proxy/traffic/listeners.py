@@ -4,37 +4,91 @@ import asyncio
 import select
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
 from proxy.config import LimitSettings, ListenerSettings
-from proxy.errors import HeadersTooLarge, MalformedRequest, Refusal, TargetTooLong
+from proxy.errors import (
+    HeadersTooLarge,
+    MalformedRequest,
+    Refusal,
+    RequestTimeout,
+    TargetTooLong,
+    TooManyConnections,
+)
 from proxy.traffic.binding import Binding, listen
+from proxy.traffic.connection import BODY_BUFFER
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import SENT_CLOSE, Handler
 from proxy.traffic.headers import problem_head
+from proxy.traffic.occupancy import Occupancy
 
 WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
 CLOSE_SECONDS = 0.01
 """How long a request that was not over in time may take to notice; to aiohttp, 0 means for ever."""
+FAREWELL_SECONDS = 1.0
+"""How long a client that is turned away may take to read why."""
+FAREWELLS = 256
+"""Clients that are told at once that they are too many; others are only cut off."""
 
 
 class FrontConnection(web.RequestHandler):
     """One client connection; its malformed requests are refused as all our errors are."""
 
-    __slots__ = ("_last_body", "_refuse", "_watch")
+    __slots__ = (
+        "_farewell",
+        "_head_timer",
+        "_header_timeout",
+        "_heads",
+        "_last_body",
+        "_occupancy",
+        "_refuse",
+        "_watch",
+    )
 
     def __init__(
-        self, server: "FrontServer", refuse: Callable[[Refusal], None], **settings: Any
+        self,
+        server: "FrontServer",
+        *,
+        occupancy: Occupancy,
+        refuse: Callable[[Refusal], None],
+        header_timeout: float,
+        **settings: Any,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        self._occupancy = occupancy
         self._refuse = refuse
+        self._header_timeout = header_timeout
+        self._heads = 0
+        """How many heads had come when the timer for the next one was set."""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
         self._last_body: StreamReader | None = None
         self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client in, or tell it that there is no room.
+
+        An answer of some size may wait here for a slow client without holding an upstream.
+        """
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=BODY_BUFFER)
+        self._occupancy.connections += 1
+        if self._occupancy.too_many_connections:
+            self._turn_away(
+                TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
+            )
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._occupancy.connections -= 1
+        for timer in (self._head_timer, self._farewell, self._watch):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and fail a body that turns out malformed, for which aiohttp would go on waiting.
@@ -42,10 +96,42 @@ class FrontConnection(web.RequestHandler):
         After a body that is not whole nothing can follow but the parser's complaint about it.
         """
         super().data_received(data)
+        if self._head_timer is not None:
+            if self._request_count > self._heads:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._awaits_head():
+            self._heads = self._request_count
+            self._head_timer = self._loop.call_later(self._header_timeout, self._head_expired)
         if self._messages and (body := self._messages[-1][1]) is not self._last_body:
             if self._last_body is not None and not self._last_body.is_eof():
                 self._last_body.set_exception(web.RequestPayloadError())
             self._last_body = body
+
+    def _awaits_head(self) -> bool:
+        """Tell whether no request is being served or about to be."""
+        return self._current_request is None and not self._messages and not self._close
+
+    def _head_expired(self) -> None:
+        self._head_timer = None
+        if self._request_count == self._heads and self._awaits_head():
+            limit = self._header_timeout
+            self._turn_away(RequestTimeout(f"The request's head took longer than {limit:g} s."))
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse without a request to answer, take nothing more, and close."""
+        transport = self.transport
+        if transport is None:
+            return
+        self._refuse(refusal)
+        self.close()
+        if self._occupancy.connections > self._occupancy.most_connections + FAREWELLS:
+            transport.abort()
+            return
+        _write_problem(transport, refusal)
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._farewell = self._loop.call_later(FAREWELL_SECONDS, transport.abort)
 
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
@@ -77,9 +163,8 @@ class FrontConnection(web.RequestHandler):
             raise ConnectionError
         refusal = self._judge(exc)
         self._refuse(refusal)
-        body = refusal.problem()
         if self.transport is not None:
-            self.transport.write(problem_head(refusal, body, keep=False) + body)
+            _write_problem(self.transport, refusal)
         return SENT_CLOSE
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - aiohttp's hook
@@ -102,6 +187,11 @@ class FrontConnection(web.RequestHandler):
             self.force_close()
 
 
+def _write_problem(transport: asyncio.Transport, refusal: Refusal) -> None:
+    body = refusal.problem()
+    transport.write(problem_head(refusal, body, keep=False) + body)
+
+
 def _has_left(transport: asyncio.Transport) -> bool:
     poll = select.poll()
     # Off Linux there is no POLLRDHUP, and a client that left in order goes unnoticed for longer.
@@ -113,25 +203,30 @@ def _has_left(transport: asyncio.Transport) -> bool:
 class FrontServer(web.Server):
     """Makes a `FrontConnection` for each client and keeps track of them."""
 
-    def __init__(self, handler: Handler, limits: LimitSettings, observe: Observer) -> None:
+    def __init__(
+        self, handler: Handler, limits: LimitSettings, occupancy: Occupancy, observe: Observer
+    ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self._observe = observe
         self._upstream = handler.upstream_name
         field_bytes = limits.header_bytes
         if field_bytes == limits.target_bytes:
             field_bytes += 1
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
+            "header_timeout": limits.header_timeout,
             "keepalive_timeout": limits.client_idle_timeout,
             "lingering_time": min(10.0, limits.body_timeout),
             "max_field_size": field_bytes,
             "max_headers": limits.header_count,
             "max_line_size": limits.target_bytes,
+            "occupancy": occupancy,
+            "refuse": self._refused,
         }
 
     def __call__(self) -> FrontConnection:
-        return FrontConnection(self, self._refused, **self._settings)
+        return FrontConnection(self, **self._settings)
 
     def _refused(self, refusal: Refusal) -> None:
         self._observe(Fact(self._upstream, status=refusal.status, code=refusal.code))
@@ -141,12 +236,17 @@ class Listener:
     """One bound address and the connections that came through it."""
 
     def __init__(
-        self, settings: ListenerSettings, handler: Handler, limits: LimitSettings, observe: Observer
+        self,
+        settings: ListenerSettings,
+        handler: Handler,
+        limits: LimitSettings,
+        occupancy: Occupancy,
+        observe: Observer,
     ) -> None:
         self.mode = settings.mode
         self.address = settings.bind
         self.handler = handler
-        self._front = FrontServer(handler, limits, observe)
+        self._front = FrontServer(handler, limits, occupancy, observe)
         self._binding: Binding | None = None
 
     def __repr__(self) -> str:

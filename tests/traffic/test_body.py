@@ -302,7 +302,7 @@ async def test_client_gets_one_100_when_its_request_goes_twice(app: App, far: Fa
 
 async def test_body_that_stands_still_is_given_up_with_408(impatient: App, far: Far) -> None:
     async with client(impatient) as near:
-        near.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo")
+        near.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\nbo")
         up = await far.wire()
         await up.head()
         assert await up.exactly(2) == b"bo"

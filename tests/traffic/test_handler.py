@@ -21,6 +21,7 @@ from proxy.traffic.binding import listen
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import FrontServer
 from proxy.traffic.message import Framing, ResponseHead
+from proxy.traffic.occupancy import Occupancy
 from wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nnope"
@@ -993,10 +994,16 @@ class Failing:
 @contextlib.asynccontextmanager
 async def serving(failing: Any) -> AsyncIterator[Wire]:
     limits = LimitSettings()
+    occupancy = Occupancy(limits.connections, limits.requests)
     handler = Handler(
-        upstream=failing, keeper=failing, limits=limits, token_wait=1.0, observe=lambda _: None
+        upstream=failing,
+        keeper=failing,
+        limits=limits,
+        occupancy=occupancy,
+        token_wait=1.0,
+        observe=lambda _: None,
     )
-    front = FrontServer(handler, limits, lambda _: None)
+    front = FrontServer(handler, limits, occupancy, lambda _: None)
     binding = await listen(front, Address("127.0.0.1", 0))
     near = await connect(binding.address)
     try:

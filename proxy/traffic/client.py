@@ -1,0 +1,87 @@
+"""The client's end of one answer: how it takes what is written, and how it is let go."""
+
+import asyncio
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from proxy.traffic.patience import Patience
+
+
+class Client:
+    """Writes one answer to a client, which takes it at its own pace; see `Patience`."""
+
+    __slots__ = ("_clock", "_patience", "_request", "_transport", "write")
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        transport: asyncio.Transport,
+        *,
+        patience: Patience,
+        clock: Callable[[], float],
+    ) -> None:
+        self._request = request
+        self._transport = transport
+        self._patience = patience
+        self._clock = clock
+        self.write = transport.write
+
+    async def drain(self) -> None:
+        """Wait while the client is slow. Raises TimeoutError once it is too slow."""
+        if not self._request.protocol.writing_paused:
+            return
+        # One task through all looks at the client: aiohttp cannot wait again once it was cancelled.
+        drained = asyncio.create_task(self._request.writer.drain())
+        try:
+            while not drained.done():
+                await self._look(drained)
+        finally:
+            drained.cancel()
+        await drained
+
+    async def flush(self) -> None:
+        """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
+        if not self._transport.get_write_buffer_size():
+            return
+        low, high = self._transport.get_write_buffer_limits()
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            await self.drain()
+        finally:
+            self._transport.set_write_buffer_limits(high=high, low=low)
+
+    def break_off(self) -> None:
+        """End the connection so that the client cannot take what it got for the whole answer."""
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    async def _look(self, drained: asyncio.Task[None]) -> None:
+        """Give the client what time it has left, and see how much it takes meanwhile."""
+        patience = self._patience
+        began, unsent = self._clock(), self._unsent()
+        await asyncio.wait({drained}, timeout=max(0.0, patience.left))
+        taken = unsent - self._unsent()
+        patience.waited += self._clock() - began
+        patience.moved += taken
+        if not drained.done() and (taken <= 0 or patience.left <= 0):
+            raise TimeoutError
+
+    def _unsent(self) -> int:
+        """Return how many bytes the client has not taken: ours, and those that the kernel holds."""
+        ours = self._transport.get_write_buffer_size()
+        sock = self._transport.get_extra_info("socket")
+        try:
+            held = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError, AttributeError):  # it may be closed already
+            return ours
+        return ours + int.from_bytes(held, sys.byteorder)
