@@ -5,7 +5,7 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 from harness import SecretScan, running
@@ -18,6 +18,9 @@ PATIENCE = 5.0
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+TURNS_TO_ARRIVE = 3
+"""Turns of the loop after which what one end has written has been read at the other."""
 
 _BEARER = b"Authorization: Bearer "
 
@@ -35,6 +38,13 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self._writer.write(data)
+
+    async def send_in_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Send each piece only after the other end, in this process, has read the one before."""
+        for piece in pieces:
+            self._writer.write(piece)
+            for _ in range(TURNS_TO_ARRIVE):
+                await asyncio.sleep(0)
 
     async def drained(self) -> None:
         """Wait until the other end has taken about all that was sent."""
@@ -72,6 +82,22 @@ class Wire:
         """Read all that comes until the other end closes in order."""
         async with asyncio.timeout(PATIENCE):
             return await self._reader.read()
+
+    async def body(self, head: bytes) -> bytes:
+        """Read the body that belongs to a head and return it without its framing."""
+        if b"\r\ntransfer-encoding: chunked\r\n" in head.lower():
+            return await self._chunks()
+        if b"\r\ncontent-length: " in head.lower():
+            return await self.exactly(length_of(head))
+        return await self.rest()
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.until(b"\r\n"), 16):
+            body += await self.exactly(size)
+            assert await self.exactly(2) == b"\r\n"
+        assert await self.exactly(2) == b"\r\n"
+        return body
 
     async def answer(self) -> tuple[bytes, bytes]:
         """Read a head, and the body that its Content-Length tells of."""
@@ -131,6 +157,11 @@ class Far:
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
         self.close()
+
+    @property
+    def unseen(self) -> int:
+        """Connections that no test has looked at."""
+        return self._wires.qsize()
 
     def refuse(self) -> None:
         """Accept no more connections."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import StreamReader
 
 from proxy.config import LimitSettings, ListenerSettings
@@ -40,6 +42,8 @@ class FrontConnection(web.RequestHandler):
     """One client connection; its malformed requests are refused as all our errors are."""
 
     __slots__ = (
+        "_chunked_body",
+        "_chunked_end",
         "_farewell",
         "_head_timer",
         "_header_timeout",
@@ -67,6 +71,10 @@ class FrontConnection(web.RequestHandler):
         """How many heads had come when the timer for the next one was set."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
+        self._chunked_body: StreamReader | None = None
+        """The one chunked body that the parser has begun to read."""
+        self._chunked_end = b""
+        """The last four bytes received since then."""
         self._last_body: StreamReader | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -95,7 +103,54 @@ class FrontConnection(web.RequestHandler):
 
         After a body that is not whole nothing can follow but the parser's complaint about it.
         """
+        queued = len(self._messages)
         super().data_received(data)
+        self._time_head()
+        self._contain_trailers(data, islice(self._messages, queued, None))
+        if self._messages and (body := self._messages[-1][1]) is not self._last_body:
+            if self._last_body is not None and not self._last_body.is_eof():
+                self._last_body.set_exception(web.RequestPayloadError())
+            self._last_body = body
+
+    def _contain_trailers(self, data: bytes, arrived: Iterable[tuple[Any, StreamReader]]) -> None:
+        """Keep the trailer of a request out of the next one's head.
+
+        aiohttp's parser takes a chunked body's last trailer field for the first header field of the
+        request behind it. So a chunked body is the last thing that a parser reads: if nothing is
+        behind the body, another parser takes over; else what is behind it is not served.
+        """
+        for message, body in arrived:
+            if self._chunked_body is not None:
+                self.close()
+            elif getattr(message, "chunked", False):
+                self._chunked_body = body
+        if self._chunked_body is None:
+            return
+        self._chunked_end = (self._chunked_end + data)[-4:]
+        if self._chunked_body.is_eof():
+            alone = len(self._messages) + (self._current_request is not None) <= 1
+            if alone and not self._upgraded and self._chunked_end == b"\r\n\r\n":
+                self._parser = self._new_parser()
+                self._chunked_body, self._chunked_end = None, b""
+            else:
+                self.close()
+
+    def _new_parser(self) -> HttpRequestParser:
+        """Make a parser like the one that aiohttp made at the start."""
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
+
+    def _time_head(self) -> None:
+        """Start the clock for a head that has begun, stop it for one that has come."""
         if self._head_timer is not None:
             if self._request_count > self._heads:
                 self._head_timer.cancel()
@@ -103,10 +158,6 @@ class FrontConnection(web.RequestHandler):
         elif self._awaits_head():
             self._heads = self._request_count
             self._head_timer = self._loop.call_later(self._header_timeout, self._head_expired)
-        if self._messages and (body := self._messages[-1][1]) is not self._last_body:
-            if self._last_body is not None and not self._last_body.is_eof():
-                self._last_body.set_exception(web.RequestPayloadError())
-            self._last_body = body
 
     def _awaits_head(self) -> bool:
         """Tell whether no request is being served or about to be."""

@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
 from proxy.traffic.binding import BindError
-from wire import GET, OK, Far, between, client, connect, problem_of
+from wire import GET, OK, Far, Wire, between, client, connect, problem_of
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -100,6 +100,60 @@ async def test_malformed_request_is_counted_and_its_bytes_are_not_logged(
     async with between(far, sandbox, scan, log={"access": True}) as app:
         await exchange(app, b"GET / HTTP/1.1\r\nAuthorization: " + KEY.encode() + b"\0\r\n\r\n")
     assert '"code": "malformed_request"' in scan.output.getvalue()
+
+
+TRAILED = CHUNKED + b"3\r\nabc\r\n0\r\nX-A: 1\r\nX-Trailer: 2\r\n\r\n"
+
+
+async def test_trailer_of_a_request_never_gets_into_the_head_of_the_next_one(
+    app: App, far: Far
+) -> None:
+    """The parser remembers it until the next head; between proxies that is another client's."""
+    up: Wire | None = None
+    async with client(app) as near:
+        for _ in range(3):
+            near.send(TRAILED)
+            up = up or await far.wire()
+            await up.head()
+            assert await up.until(b"0\r\n\r\n") == b"3\r\nabc\r\n0\r\n\r\n"
+            up.send(OK)
+            await near.answer()
+            near.send(GET)
+            assert await up.request() == (
+                b"GET / HTTP/1.1\r\nHost: %b\r\nAuthorization: Bearer *\r\n\r\n"
+                % far.authority.encode()
+            )
+            up.send(OK)
+            await near.answer()
+    assert far.accepted == 1
+
+
+@pytest.mark.parametrize("behind", [GET, GET[:9], TRAILED])
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_what_comes_with_the_end_of_a_chunked_body_is_not_served(
+    app: App, far: Far, behind: bytes, pieces: int
+) -> None:
+    start = len(TRAILED) - 4 if pieces == 2 else 0
+    async with client(app) as near:
+        await near.send_in_pieces(filter(None, [TRAILED[:start], TRAILED[start:] + behind]))
+        up = await far.wire()
+        await up.head()
+        up.send(OK)
+        assert (await near.rest()).endswith(b"\r\n\r\nok")
+        assert await up.until(b"0\r\n\r\n") == b"3\r\nabc\r\n0\r\n\r\n"
+        far.close()
+        assert await up.rest() == b""
+    assert far.accepted == 1
+
+
+async def test_chunked_request_behind_another_one_is_not_served_with_it(app: App, far: Far) -> None:
+    async with client(app) as near:
+        near.send(GET + TRAILED)
+        up = await far.wire()
+        await up.head()
+        up.send(OK)
+        assert (await near.rest()).endswith(b"\r\n\r\nok")
+    assert far.accepted == 1
 
 
 LIMITS = {"header_bytes": 4096, "header_count": 10, "target_bytes": 1024}
