@@ -37,12 +37,14 @@ class Wire:
         return f"<Wire {self._writer.get_extra_info('peername')}>"
 
     def send(self, data: bytes) -> None:
-        self._writer.write(data)
+        """Send bytes; once the other end has broken the connection, this does nothing."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
 
     async def send_in_pieces(self, pieces: Iterable[bytes]) -> None:
         """Send each piece only after the other end, in this process, has read the one before."""
         for piece in pieces:
-            self._writer.write(piece)
+            self.send(piece)
             for _ in range(TURNS_TO_ARRIVE):
                 await asyncio.sleep(0)
 
@@ -51,14 +53,14 @@ class Wire:
         async with asyncio.timeout(PATIENCE):
             await self._writer.drain()
 
-    async def head(self) -> bytes:
+    async def head(self, patience: float | None = PATIENCE) -> bytes:
         """Read up to the empty line."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             return await self._reader.readuntil(b"\r\n\r\n")
 
-    async def request(self) -> bytes:
+    async def request(self, patience: float | None = PATIENCE) -> bytes:
         """Read a request's head; its token is taken out and kept in `token`."""
-        head = await self.head()
+        head = await self.head(patience)
         lines = head.split(b"\r\n")
         place = next(i for i, line in enumerate(lines) if line.startswith(_BEARER))
         self.token = lines[place].removeprefix(_BEARER)

@@ -32,10 +32,10 @@ WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
 CLOSE_SECONDS = 0.01
 """How long a request that was not over in time may take to notice; to aiohttp, 0 means for ever."""
-FAREWELL_SECONDS = 1.0
-"""How long a client that is turned away may take to read why."""
+FAREWELL_SECONDS = 3.0
+"""How long a client may go on sending once it has been told that its connection ends."""
 FAREWELLS = 256
-"""Clients that are told at once that they are too many; others are only cut off."""
+"""Clients too many at a time that are told so; others are only cut off."""
 
 
 class FrontConnection(web.RequestHandler):
@@ -175,14 +175,41 @@ class FrontConnection(web.RequestHandler):
         if transport is None:
             return
         self._refuse(refusal)
-        self.close()
         if self._occupancy.connections > self._occupancy.most_connections + FAREWELLS:
+            self._force_close = True
             transport.abort()
             return
         _write_problem(transport, refusal)
+        self._take_leave()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """End the connection behind an answer that says so."""
+        finished = await super().finish_response(request, resp, start_time)
+        if not resp.keep_alive:
+            self._take_leave()
+        return finished
+
+    def _take_leave(self) -> None:
+        """Say that nothing more will come, and close when the client has done the same.
+
+        If it were closed while the client still sends, its kernel would throw away what the client
+        has not read yet, be it the very answer that says why (RFC 9112, section 9.6).
+        """
+        self._force_close = (
+            True  # aiohttp then throws away what comes, and leaves the closing to us
+        )
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
         if transport.can_write_eof():
             transport.write_eof()
-        self._farewell = self._loop.call_later(FAREWELL_SECONDS, transport.abort)
+            self._reading_paused = self._buffer_paused = False
+            self._resume_transport_reading()
+            self._farewell = self._loop.call_later(FAREWELL_SECONDS, transport.abort)
+        else:
+            transport.close()
 
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
@@ -268,7 +295,6 @@ class FrontServer(web.Server):
             "auto_decompress": False,
             "header_timeout": limits.header_timeout,
             "keepalive_timeout": limits.client_idle_timeout,
-            "lingering_time": min(10.0, limits.body_timeout),
             "max_field_size": field_bytes,
             "max_headers": limits.header_count,
             "max_line_size": limits.target_bytes,

@@ -102,6 +102,39 @@ async def test_malformed_request_is_counted_and_its_bytes_are_not_logged(
     assert '"code": "malformed_request"' in scan.output.getvalue()
 
 
+@pytest.mark.parametrize("more", [b"x", b"x" * 100_000], ids=["a byte", "a lot"])
+async def test_client_that_goes_on_sending_can_read_why_its_request_was_refused(
+    app: App, more: bytes
+) -> None:
+    """Were the connection closed at once, the client's kernel would throw the answer away."""
+    async with client(app) as near:
+        await near.send_in_pieces([GET.replace(b"Host", b"H ost"), more, more])
+        head, body = await near.answer()
+        assert problem_of(head, body)["code"] == "malformed_request"
+        assert await near.rest() == b""
+
+
+async def test_client_that_goes_on_sending_can_read_an_answer_that_ends_its_connection(
+    app: App, far: Far
+) -> None:
+    async with client(app) as near:
+        near.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        up = await far.wire()
+        await up.head()
+        up.send(OK)
+        await near.until(b"\r\n\r\n")
+        await near.send_in_pieces([GET, GET])
+        assert await near.rest() == b"ok"
+    assert far.accepted == 1
+
+
+async def test_client_that_is_told_to_leave_and_stays_is_cut_off(app: App) -> None:
+    async with client(app) as near:
+        near.send(b"garbage\r\n\r\n")
+        await near.rest()
+        await until(lambda: app.occupancy.connections == 0)
+
+
 TRAILED = CHUNKED + b"3\r\nabc\r\n0\r\nX-A: 1\r\nX-Trailer: 2\r\n\r\n"
 
 
