@@ -1,0 +1,215 @@
+"""The conformance table, row by row: bytes in, bytes out, through every listener mode."""
+
+from typing import get_args
+
+import pytest
+from msgspec.structs import fields
+
+from conformance.corpus import CORPUS, chunked, going_up, head, post, request
+from conformance.doors import DOORS, Enter
+from conformance.exchange import Exchange, Stage
+from harness import SecretScan, until
+from proxy.app import App
+from proxy.config import ListenerSettings
+from proxy.sandbox import Sandbox
+from wire import GET, OK, Far, Wire, between, problem_of
+
+CHUNKED = head(b"200 OK", b"Transfer-Encoding: chunked")
+
+
+def test_every_listener_mode_has_a_door() -> None:
+    mode = next(each.type for each in fields(ListenerSettings) if each.name == "mode")
+    assert set(get_args(get_args(mode)[0])) == set(DOORS)
+
+
+@pytest.mark.parametrize("exchange", CORPUS, ids=lambda each: each.row)
+async def test_row(stage: Stage, exchange: Exchange) -> None:
+    await stage.play(exchange)
+
+
+async def refused(near: Wire) -> tuple[int, str]:
+    problem = problem_of(*await near.answer())
+    return problem["status"], problem["code"]
+
+
+async def used_before(near: Wire, far: Far) -> Wire:
+    """Return an upstream connection that has carried a request already."""
+    near.send(GET)
+    up = await far.wire()
+    await up.head()
+    up.send(OK)
+    await near.answer()
+    return up
+
+
+BAD_CHUNKS = {
+    "0x": b"0x3\r\nabc\r\n0\r\n\r\n",
+    "LF": b"3\nabc\r\n0\r\n\r\n",
+    "extension and LF": b"3;\nabc\r\n0\r\n\r\n",
+    "17 digits": b"f" * 17 + b"\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
+async def test_row_7_chunk_size_that_parsers_read_differently(enter: Enter, body: bytes) -> None:
+    async with enter() as near:
+        near.send(chunked(body))
+        assert await refused(near) == (400, "malformed_request")
+        assert await near.rest() == b""
+
+
+@pytest.mark.parametrize("body", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
+async def test_row_7_bad_chunk_behind_a_good_one_never_completes_the_upload(
+    enter: Enter, far: Far, body: bytes
+) -> None:
+    async with enter() as near:
+        near.send(chunked(b"1\r\na\r\n"))
+        up = await far.wire()
+        await up.head()
+        assert await up.until(b"a\r\n") == b"1\r\na\r\n"
+        near.send(body)
+        assert await refused(near) == (400, "malformed_request")
+        assert await up.rest() == b""
+        assert await near.rest() == b""
+
+
+async def test_row_17_host_follows_an_absolute_target_and_keeps_its_port(
+    enter: Enter, far: Far
+) -> None:
+    authority = far.authority.encode()
+    async with enter() as near:
+        near.send(request(b"GET http://%b/x" % authority, host=b"other"))
+        assert await (await far.wire()).request() == going_up(b"GET /x").replace(
+            b"Host: *", b"Host: " + authority
+        )
+
+
+async def test_row_21_upstream_that_says_100_itself_makes_no_second_one(
+    enter: Enter, far: Far
+) -> None:
+    async with enter() as near:
+        near.send(post(b"Expect: 100-continue", b"Content-Length: 3"))
+        assert await near.head() == head(b"100 Continue")
+        up = await far.wire()
+        assert b"Expect" not in await up.head()
+        up.send(head(b"100 Continue"))
+        near.send(b"abc")
+        assert await up.exactly(3) == b"abc"
+        up.send(OK)
+        assert await near.answer() == (OK.removesuffix(b"ok"), b"ok")
+
+
+async def test_row_24_answer_cut_short_is_an_error_for_a_client_of_http10_too(
+    enter: Enter, far: Far
+) -> None:
+    async with enter() as near:
+        near.send(b"GET / HTTP/1.0\r\n\r\n")
+        up = await far.wire()
+        await up.head()
+        up.send(head(b"200 OK", b"Content-Length: 10") + b"abc")
+        await near.until(b"abc")
+        up.close()
+        assert not await near.ended()
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+async def test_row_28_get_on_a_reused_connection_is_sent_once_more(
+    enter: Enter, far: Far, how: str
+) -> None:
+    async with enter() as near:
+        up = await used_before(near, far)
+        near.send(request(b"GET /again"))
+        first = await up.head()
+        up.close() if how == "closes" else up.reset()
+        up = await far.wire()
+        assert await up.head() == first
+        up.send(OK)
+        assert (await near.answer())[1] == b"ok"
+
+
+async def test_row_28_post_is_not_sent_again(enter: Enter, far: Far) -> None:
+    async with enter() as near:
+        up = await used_before(near, far)
+        near.send(post(b"Content-Length: 3", body=b"abc"))
+        await up.head()
+        assert await up.exactly(3) == b"abc"
+        up.close()
+        assert await refused(near) == (502, "upstream_closed")
+    assert far.accepted == 1
+
+
+async def test_row_28_streamed_put_is_not_sent_again(
+    mode: str, far: Far, sandbox: Sandbox, scan: SecretScan
+) -> None:
+    limits = {"replay_bytes": 4}
+    async with (
+        between(far, sandbox, scan, listener={"mode": mode}, limits=limits) as app,
+        DOORS[mode](app)() as near,
+    ):
+        up = await used_before(near, far)
+        near.send(request(b"PUT /", b"Transfer-Encoding: chunked", body=b"5\r\nabcde\r\n"))
+        await up.head()
+        assert await up.until(b"e\r\n") == b"5\r\nabcde\r\n"
+        up.close()
+        assert await refused(near) == (502, "upstream_closed")
+    assert far.accepted == 1
+
+
+async def test_row_29_bytes_pushed_while_idle_are_never_served(enter: Enter, far: Far) -> None:
+    async with enter() as near:
+        up = await used_before(near, far)
+        up.send(head(b"200 OK", b"Content-Length: 4") + b"evil")
+        await up.ended()
+        await used_before(near, far)
+    assert far.accepted == 2
+
+
+async def test_row_29_bytes_pushed_behind_an_answer_are_never_served(
+    enter: Enter, far: Far
+) -> None:
+    async with enter() as near:
+        near.send(GET)
+        up = await far.wire()
+        await up.head()
+        up.send(OK + head(b"200 OK", b"Content-Length: 4") + b"evil")
+        assert await near.answer() == (OK.removesuffix(b"ok"), b"ok")
+        await up.ended()
+        await used_before(near, far)
+    assert far.accepted == 2
+
+
+async def test_header_of_nine_kilobytes_passes_both_ways(enter: Enter, far: Far) -> None:
+    line = b"X-Long: " + b"x" * 9000
+    async with enter() as near:
+        near.send(request(b"GET /", line))
+        up = await far.wire()
+        assert line in await up.head()
+        answer = head(b"200 OK", line, b"Content-Length: 0")
+        up.send(answer)
+        assert await near.head() == answer
+
+
+async def test_client_that_aborts_a_download_closes_the_upstream_connection(
+    app: App, enter: Enter, far: Far
+) -> None:
+    async with enter() as near:
+        near.send(GET)
+        up = await far.wire()
+        await up.head()
+        up.send(CHUNKED + b"1\r\na\r\n")
+        await near.until(b"a\r\n")
+        near.reset()
+        await up.ended()
+    await until(lambda: app.active == 0)
+
+
+async def test_early_413_in_mid_upload_reaches_the_client(enter: Enter, far: Far) -> None:
+    too_large = head(b"413 Content Too Large", b"Content-Length: 4") + b"big!"
+    async with enter() as near:
+        near.send(chunked(b"1\r\na\r\n"))
+        up = await far.wire()
+        await up.head()
+        up.send(too_large)
+        answer, body = await near.answer()
+        assert answer.startswith(b"HTTP/1.1 413 Content Too Large\r\n")
+        assert body == b"big!"
