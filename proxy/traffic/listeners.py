@@ -2,7 +2,7 @@
 
 import asyncio
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, cast
@@ -10,7 +10,7 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import HttpRequestParser
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from proxy.config import LimitSettings, ListenerSettings
 from proxy.errors import (
@@ -32,6 +32,8 @@ WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
 CLOSE_SECONDS = 0.01
 """How long a request that was not over in time may take to notice; to aiohttp, 0 means for ever."""
+HEAD_END = b"\r\n\r\n"
+"""What ends a head, and a chunked body as well."""
 FAREWELL_SECONDS = 3.0
 """How long a client may go on sending once it has been told that its connection ends."""
 FAREWELLS = 256
@@ -106,30 +108,35 @@ class FrontConnection(web.RequestHandler):
         queued = len(self._messages)
         super().data_received(data)
         self._time_head()
-        self._contain_trailers(data, islice(self._messages, queued, None))
+        for message, body in islice(self._messages, queued, None):
+            self._contain(message, body, data)
+        self._contain_trailer(data)
         if self._messages and (body := self._messages[-1][1]) is not self._last_body:
             if self._last_body is not None and not self._last_body.is_eof():
                 self._last_body.set_exception(web.RequestPayloadError())
             self._last_body = body
 
-    def _contain_trailers(self, data: bytes, arrived: Iterable[tuple[Any, StreamReader]]) -> None:
-        """Keep the trailer of a request out of the next one's head.
+    def _contain(self, message: Any, body: StreamReader, data: bytes) -> None:
+        """Serve nothing behind a request after which aiohttp's parser is not to be trusted.
 
-        aiohttp's parser takes a chunked body's last trailer field for the first header field of the
-        request behind it. So a chunked body is the last thing that a parser reads: if nothing is
-        behind the body, another parser takes over; else what is behind it is not served.
+        Behind an upgrade that it does not know it drops the rest of the bytes it was given. A
+        chunked body's last trailer field it takes for the first header field of the next request.
         """
-        for message, body in arrived:
-            if self._chunked_body is not None:
-                self.close()
-            elif getattr(message, "chunked", False):
-                self._chunked_body = body
+        offers = getattr(message, "upgrade", False) and not self._upgraded
+        alone = body is EMPTY_PAYLOAD and _ends_one_head(data)
+        if self._chunked_body is not None or (offers and not alone):
+            self.close()
+        elif getattr(message, "chunked", False):
+            self._chunked_body = body
+
+    def _contain_trailer(self, data: bytes) -> None:
+        """Have a new parser read on behind a chunked body, or nothing more if that has begun."""
         if self._chunked_body is None:
             return
-        self._chunked_end = (self._chunked_end + data)[-4:]
+        self._chunked_end = (self._chunked_end + data)[-len(HEAD_END) :]
         if self._chunked_body.is_eof():
             alone = len(self._messages) + (self._current_request is not None) <= 1
-            if alone and not self._upgraded and self._chunked_end == b"\r\n\r\n":
+            if alone and not self._upgraded and self._chunked_end == HEAD_END:
                 self._parser = self._new_parser()
                 self._chunked_body, self._chunked_end = None, b""
             else:
@@ -263,6 +270,12 @@ class FrontConnection(web.RequestHandler):
         """Close unless a request is being served or has just arrived."""
         if self._current_request is None and not self._messages:
             self.force_close()
+
+
+def _ends_one_head(data: bytes) -> bool:
+    """Tell whether bytes in which a head ends hold nothing behind it."""
+    splits_end = data.startswith((b"\r", b"\n"))
+    return not splits_end and 0 <= data.find(HEAD_END) == len(data) - len(HEAD_END)
 
 
 def _write_problem(transport: asyncio.Transport, refusal: Refusal) -> None:

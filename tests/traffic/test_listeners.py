@@ -189,6 +189,37 @@ async def test_chunked_request_behind_another_one_is_not_served_with_it(app: App
     assert far.accepted == 1
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_what_comes_with_an_offer_of_h2c_is_not_served_and_its_connection_ends(
+    app: App, far: Far, pieces: int
+) -> None:
+    """The parser drops the rest of what it was given, and would go on in the middle of nowhere."""
+    offer = b"GET /offer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    start = len(offer) - 2 if pieces == 2 else 0
+    async with client(app) as near:
+        await near.send_in_pieces(filter(None, [offer[:start], offer[start:] + GET, GET]))
+        up = await far.wire()
+        assert (await up.head()).startswith(b"GET /offer ")
+        up.send(OK)
+        assert (await near.rest()).endswith(b"\r\n\r\nok")
+        far.close()
+        assert await up.rest() == b""
+    assert far.accepted == 1
+
+
+async def test_body_of_a_request_that_offers_h2c_goes_up_whole(app: App, far: Far) -> None:
+    async with client(app) as near:
+        near.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+            b"Content-Length: 3\r\n\r\nabc"
+        )
+        up = await far.wire()
+        await up.head()
+        assert await up.exactly(3) == b"abc"
+        up.send(OK)
+        assert (await near.rest()).endswith(b"\r\n\r\nok")
+
+
 LIMITS = {"header_bytes": 4096, "header_count": 10, "target_bytes": 1024}
 
 
