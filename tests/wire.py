@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from harness import SecretScan, running
 from proxy.app import App
@@ -106,6 +106,16 @@ class Wire:
         head = await self.head()
         return head, await self.exactly(length_of(head))
 
+    async def all(self) -> bytes:
+        """Read all that comes until the connection ends, in order or not."""
+        taken = b""
+        try:
+            while data := await self.some():
+                taken += data
+        except ConnectionError:
+            pass
+        return taken
+
     async def ended(self) -> bool:
         """Wait for the end, and tell whether it was an orderly one."""
         try:
@@ -186,9 +196,16 @@ class Far:
             return await self._wires.get()
 
 
+class Upstream(Protocol):
+    """Anything that listens; `authority` is its host and port."""
+
+    @property
+    def authority(self) -> str: ...
+
+
 @contextlib.asynccontextmanager
 async def between(
-    far: Far, sandbox: Sandbox, scan: SecretScan, *, prefix: str = "", **sections: Any
+    far: Upstream, sandbox: Sandbox, scan: SecretScan, *, prefix: str = "", **sections: Any
 ) -> AsyncIterator[App]:
     """A proxy whose listeners lead to `far`, and whose tokens come from `sandbox`."""
     listener = {"bind": "127.0.0.1:0"} | sections.pop("listener", {})
