@@ -229,19 +229,25 @@ class Answer:
             self._parse(data)
         except UpstreamInvalid:
             if not sink.complete:
+                self._keep_chunks()  # what came before the error came in order
                 raise
             self.surplus = True
         self._tail = (self._tail + data[-5:])[-5:]
-        if sink.body:
-            self._keep(b"".join(sink.body))
-            sink.body.clear()
-            self._overhead = 0
-        else:
+        if not self._keep_chunks():
             self._count_overhead(len(data))
         if sink.complete:
             self.complete = True
             # llhttp swallows empty lines behind the end; with them it does not end "x\r\n\r\n".
             self.surplus |= self._tail[0] in b"\r\n"
+
+    def _keep_chunks(self) -> bool:
+        """Keep what the parser saw of the body; tell whether that was anything."""
+        if not self._sink.body:
+            return False
+        self._keep(b"".join(self._sink.body))
+        self._sink.body.clear()
+        self._overhead = 0
+        return True
 
     def _keep(self, data: bytes) -> None:
         self.body.append(data)

@@ -431,6 +431,15 @@ async def test_body_cut_short_is_given_and_then_an_error(
     assert caught.value.answered
 
 
+async def test_chunks_before_an_invalid_one_are_given_and_then_an_error(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n")
+    await pair.conn.head()
+    assert await pair.conn.read() == b"abc"
+    with pytest.raises(UpstreamInvalid):
+        await pair.conn.read()
+
+
 async def test_reset_does_not_end_a_body_without_length(connect: Connect) -> None:
     pair = await connect()
     await ask(pair, OK + b"\r\nabc")
