@@ -93,6 +93,17 @@ def settings_for(url: str, **sections: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
+async def mobula(scan: SecretScan) -> AsyncIterator[Sandbox]:
+    """An emulated Mobula that knows KEY; it saw no static key outside the token endpoints."""
+    async with Sandbox(keys={KEY: "growth"}) as sandbox:
+        scan.watch(sandbox)
+        yield sandbox
+        report = sandbox.ledger.report()
+        assert report["leaks"] == []
+        assert report["over_limit"] == report["after_expiry"] == 0
+
+
+@contextlib.asynccontextmanager
 async def running(
     url: str,
     scan: SecretScan,

@@ -20,31 +20,39 @@ class Table:
 
     def __init__(self, file: str, columns: Sequence[str], names: Sequence[str]) -> None:
         self._path = DOCS / file
-        self._head = _line(columns)
+        self._columns = list(columns)
         self._names = list(names)
 
     def check(self, *cells: str) -> None:
         """Fail unless this very row stands in the file; when tables are written, put it there."""
-        row = _line(cells)
         before, rows, after = self._read()
         if WRITE:
-            rows = [each for each in rows if _name(each) in self._names and _name(each) != cells[0]]
-            rows = sorted([*rows, row], key=lambda each: self._names.index(_name(each)))
-            self._path.write_text("\n".join([*before, *rows, *after]))
-        else:
-            written = next((each for each in rows if _name(each) == cells[0]), "no row at all")
-            assert row == written, f"{self._path.name} says otherwise; look, then `make tables`"
+            rows = [each for each in rows if each[0] in self._names and each[0] != cells[0]]
+            rows = sorted([*rows, list(cells)], key=lambda each: self._names.index(each[0]))
+            self._path.write_text("\n".join([*before, *map(_line, rows), *after]))
+            return
+        written = next((each for each in rows if each[0] == cells[0]), [""] * len(cells))
+        wrong = [
+            f"{column}: {was!r} is written, {now!r} was seen"
+            for column, was, now in zip(self._columns, written, cells, strict=True)
+            if was != now
+        ]
+        assert not wrong, f"{self._says_otherwise(cells[0])}\n" + "\n".join(wrong)
 
     def check_names(self) -> None:
         """Fail unless every row has a test and every test has a row."""
-        assert [_name(each) for each in self._read()[1]] == self._names
+        names = [row[0] for row in self._read()[1]]
+        assert names == self._names, self._says_otherwise(str(names))
 
-    def _read(self) -> tuple[list[str], list[str], list[str]]:
-        """Split the file's lines into those up to the table's ruler, its rows, and the others."""
+    def _says_otherwise(self, what: str) -> str:
+        return f"{self._path.name} says otherwise of {what}; look, then `make tables`"
+
+    def _read(self) -> tuple[list[str], list[list[str]], list[str]]:
+        """Split the file into the lines up to the table's ruler, its rows, and the other lines."""
         lines = self._path.read_text().split("\n")
-        start = lines.index(self._head) + 2
+        start = lines.index(_line(self._columns)) + 2
         end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
-        return lines[:start], lines[start:end], lines[end:]
+        return lines[:start], [_cells(line) for line in lines[start:end]], lines[end:]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -52,5 +60,5 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _name(row: str) -> str:
-    return row.split(" | ", maxsplit=1)[0].removeprefix("| ")
+def _cells(line: str) -> list[str]:
+    return line.removeprefix("| ").removesuffix(" |").split(" | ")

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Protocol, Self
 
 from harness import SecretScan, running
@@ -35,6 +36,10 @@ class Wire:
 
     def __repr__(self) -> str:
         return f"<Wire {self._writer.get_extra_info('peername')}>"
+
+    @property
+    def is_open(self) -> bool:
+        return not self._writer.is_closing()
 
     def send(self, data: bytes) -> None:
         """Send bytes; once the other end has broken the connection, this does nothing."""
@@ -106,25 +111,20 @@ class Wire:
         head = await self.head()
         return head, await self.exactly(length_of(head))
 
-    async def all(self) -> bytes:
-        """Read all that comes until the connection ends, in order or not."""
-        taken = b""
-        try:
-            while data := await self.some():
-                taken += data
-        except ConnectionError:
-            pass
-        return taken
-
     async def ended(self) -> bool:
         """Wait for the end, and tell whether it was an orderly one."""
+        _, orderly = await self.everything()
+        return orderly
+
+    async def everything(self) -> tuple[bytes, bool]:
+        """Read all that comes until the end, and tell whether that was an orderly one."""
+        data = bytearray()
         try:
-            async with asyncio.timeout(PATIENCE):
-                while await self._reader.read(65536):
-                    pass
+            while part := await self.some():
+                data += part
         except ConnectionError:
-            return False
-        return True
+            return bytes(data), False
+        return bytes(data), True
 
     def end(self) -> None:
         """Say that nothing more will be sent."""
@@ -133,11 +133,21 @@ class Wire:
     def close(self) -> None:
         self._writer.close()
 
+    async def closed(self) -> None:
+        """Wait until the connection that was closed here is closed indeed."""
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
+
+    def drop(self) -> None:
+        """End the connection without TLS's own goodbye, its close_notify."""
+        self._writer.transport.abort()
+
     def reset(self) -> None:
         """End the connection with a reset instead of an orderly end."""
         sock = self._writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        self.drop()
 
 
 def length_of(head: bytes) -> int:
@@ -149,26 +159,37 @@ def length_of(head: bytes) -> int:
 
 
 class Far:
-    """An upstream that says what the test says, and nothing by itself."""
+    """An upstream that says what the test says, and nothing by itself.
+
+    Its port stays its own, also while it does not listen.
+    """
 
     def __init__(self) -> None:
         self.accepted = 0
         self._wires: asyncio.Queue[Wire] = asyncio.Queue()
         self._all: list[Wire] = []
+        self._place = _bound(("127.0.0.1", 0))
         self._server: asyncio.Server | None = None
+        self._line: list[socket.socket] = []
 
     @property
     def authority(self) -> str:
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"127.0.0.1:{self._place.getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        await self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
         self.close()
+        self._place.close()
+
+    async def listen(self, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections, at first or again."""
+        self.refuse()
+        sock = _bound(self._place.getsockname())
+        self._server = await asyncio.start_server(self._accept, sock=sock, ssl=tls)
 
     @property
     def unseen(self) -> int:
@@ -177,13 +198,28 @@ class Far:
 
     def refuse(self) -> None:
         """Accept no more connections."""
-        assert self._server is not None
-        self._server.close()
+        while self._line:
+            self._line.pop().close()
+        if self._server is not None:
+            self._server.close()
+
+    def stall(self) -> None:
+        """Neither accept connections nor refuse them: the kernel's line of them is full."""
+        self.refuse()
+        listener = _bound(self._place.getsockname())
+        listener.listen(0)
+        self._line = [listener, socket.create_connection(listener.getsockname())]
 
     def close(self) -> None:
         """Close every connection."""
         for wire in self._all:
             wire.close()
+
+    async def leave(self) -> None:
+        """Close every connection, and return when that is done."""
+        self.close()
+        for wire in self._all:
+            await wire.closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -201,6 +237,35 @@ class Upstream(Protocol):
 
     @property
     def authority(self) -> str: ...
+
+
+def _bound(address: tuple[str, int]) -> socket.socket:
+    """A socket at an address that others of ours are bound to as well, if only one listens."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    return sock
+
+
+@contextlib.asynccontextmanager
+async def served(far: Far, serve: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[None]:
+    """Have each connection of `far` served until it ends, and close all of them at the end."""
+
+    async def until_it_ends(wire: Wire) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await serve(wire)
+
+    async def accept() -> None:
+        while True:
+            group.create_task(until_it_ends(await far.wire(patience=None)))
+
+    async with asyncio.TaskGroup() as group:
+        accepting = group.create_task(accept())
+        try:
+            yield
+        finally:
+            accepting.cancel()
+            far.close()
 
 
 @contextlib.asynccontextmanager
@@ -240,14 +305,19 @@ async def connect(address: Address) -> Wire:
     return Wire(*await asyncio.open_connection(address.host, address.port))
 
 
+def fields_of(head: bytes) -> dict[str, str]:
+    """Return the fields of a head, by their names in small letters."""
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines}
+
+
 def problem_of(head: bytes, body: bytes) -> dict[str, Any]:
     """Check that an answer is one of our problem documents, and return it."""
-    lines = head.decode("latin-1").split("\r\n")
-    fields = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
+    fields = fields_of(head)
     problem: dict[str, Any] = json.loads(body)
     assert set(problem) == {"type", "title", "status", "detail", "code"}
     assert fields["content-type"] == "application/problem+json"
     assert fields["x-mobula-proxy-error"] == problem["code"]
-    assert lines[0] == f"HTTP/1.1 {problem['status']} {problem['title']}"
+    assert head.startswith(f"HTTP/1.1 {problem['status']} {problem['title']}\r\n".encode())
     assert problem["type"] == f"urn:mobula-proxy:error:{problem['code']}"
     return problem

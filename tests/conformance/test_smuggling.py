@@ -34,7 +34,7 @@ class Checked:
     async def send(self, data: bytes) -> None:
         async with self._enter() as near:
             near.send(data + LAST)
-            answers = await near.all()
+            answers, _ = await near.everything()
         requests = [
             request for each in self._recorder.received for request in await self._read(bytes(each))
         ]

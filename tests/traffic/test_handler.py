@@ -22,7 +22,7 @@ from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import FrontServer
 from proxy.traffic.message import Framing, ResponseHead
 from proxy.traffic.occupancy import Occupancy
-from wire import GET, OK, Far, Wire, between, client, connect, problem_of
+from wire import GET, OK, Far, Wire, between, client, connect, problem_of, served
 
 DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nnope"
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nX-Why: plan\r\nContent-Length: 4\r\n\r\nmine"
@@ -734,23 +734,13 @@ async def replies(far: Far, *answers: bytes) -> AsyncIterator[list[bytes]]:
     tokens: list[bytes] = []
     left = list(answers)
 
-    async def serve(up: Wire) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while await up.request():
-                tokens.append(up.token)
-                up.send(left.pop(0) if len(left) > 1 else left[0])
+    async def reply(up: Wire) -> None:
+        while await up.request():
+            tokens.append(up.token)
+            up.send(left.pop(0) if len(left) > 1 else left[0])
 
-    async def accept() -> None:
-        while True:
-            group.create_task(serve(await far.wire(patience=None)))
-
-    async with asyncio.TaskGroup() as group:
-        accepting = group.create_task(accept())
-        try:
-            yield tokens
-        finally:
-            accepting.cancel()
-            far.close()
+    async with served(far, reply):
+        yield tokens
 
 
 async def test_request_refused_with_401_goes_once_more_with_another_token(
