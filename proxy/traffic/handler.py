@@ -160,7 +160,7 @@ class Handler:
         while True:
             fact.attempts += 1
             try:
-                attempt = await self._attempt(out, refused)
+                attempt = await self._attempt(out, refused, fresh=lost)
             except UpstreamClosed as error:
                 if lost or error.answered or not out.may_resend():
                     raise
@@ -176,8 +176,8 @@ class Handler:
                 return attempt
             await self._discard(attempt)
 
-    async def _attempt(self, out: Outgoing, refused: dict[str, Token]) -> Attempt:
-        attempt = Attempt(*await self._equip(refused))
+    async def _attempt(self, out: Outgoing, refused: dict[str, Token], *, fresh: bool) -> Attempt:
+        attempt = Attempt(*await self._equip(refused, fresh=fresh))
         try:
             await attempt.send(out)
         except BaseException:
@@ -186,12 +186,12 @@ class Handler:
             raise
         return attempt
 
-    async def _equip(self, refused: dict[str, Token]) -> tuple[Connection, Lease]:
+    async def _equip(self, refused: dict[str, Token], *, fresh: bool) -> tuple[Connection, Lease]:
         """Get a connection and a lease, both good at this very moment. Raises refusals."""
         deadline = self._clock() + self._token_wait
         while True:
             await self._keeper.wait_for_token(deadline - self._clock(), refused)
-            connection = await self._upstream.acquire()
+            connection = await self._upstream.acquire(fresh=fresh)
             lease = self._keeper.lease(refused)
             if lease is not None:
                 return connection, lease

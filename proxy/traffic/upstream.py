@@ -81,14 +81,17 @@ class Upstream:
             waiting=len(self._line),
         )
 
-    async def acquire(self) -> Connection:
+    async def acquire(self, *, fresh: bool = False) -> Connection:
         """Return a connection that is not known to be closed; `release` it, whatever happens.
 
+        `fresh` asks for none that idled: when one of them turns out to be dead, all may be.
         Raises UpstreamBusy, UpstreamUnreachable or UpstreamTimeout.
         """
         if self._closed:
             raise self._closing()
-        if (conn := self._take_idle()) is not None:
+        if fresh:
+            self._make_room()
+        elif (conn := self._take_idle()) is not None:
             return conn
         if self._has_room():
             self._dialing += 1
@@ -136,6 +139,11 @@ class Upstream:
                 return conn
             conn.abort()
         return None
+
+    def _make_room(self) -> None:
+        """Close the connection that has idled longest, if its place is needed."""
+        if self._idle and not self._has_room():
+            next(iter(self._idle)).abort()
 
     def _expiry(self, conn: Connection, now: float) -> float:
         keepalive = self._settings.keepalive

@@ -660,6 +660,30 @@ async def test_get_is_sent_once_more_after_a_lost_connection(app: App, far: Far,
         assert left(app) == before - 2
 
 
+async def test_get_is_sent_once_more_on_a_fresh_connection(app: App, far: Far) -> None:
+    """Where one idle connection died unnoticed, the others may have died with it."""
+    async with client(app) as near, client(app) as other:
+        near.send(GET)
+        other.send(GET)
+        idle = [await far.wire(), await far.wire()]
+        for up in idle:
+            await up.head()
+        for up in idle:
+            up.send(OK)
+        await near.answer()
+        await other.answer()
+        near.send(GET)
+        heard = [asyncio.create_task(up.head()) for up in idle]
+        await asyncio.wait(heard, return_when=asyncio.FIRST_COMPLETED)
+        next(up for up, head in zip(idle, heard, strict=True) if head.done()).reset()
+        up = await far.wire()
+        await up.head()
+        up.send(OK)
+        assert (await near.answer())[1] == b"ok"
+        for head in heard:
+            head.cancel()
+
+
 async def test_get_is_not_sent_a_third_time(app: App, far: Far) -> None:
     async with client(app) as near:
         near.send(GET)
@@ -960,7 +984,7 @@ class Failing:
     def settle(self, _: Lease, outcome: Outcome) -> None:
         self.settled.append(outcome)
 
-    async def acquire(self) -> Self:
+    async def acquire(self, **_: bool) -> Self:
         return self
 
     def release(self, _: object) -> None:

@@ -198,6 +198,17 @@ async def test_unused_connection_is_returned_as_it_was(make: Make, server: Serve
     assert server.accepted == 1
 
 
+@pytest.mark.parametrize("connections", [2, 3])
+async def test_fresh_connection_is_dialed_though_others_idle(make: Make, connections: int) -> None:
+    upstream = make(connections=connections)
+    idle = [await upstream.acquire(), await upstream.acquire()]
+    for conn in idle:
+        upstream.release(conn)
+    assert await upstream.acquire(fresh=True) not in idle
+    assert upstream.snapshot() == counts(idle=connections - 1, busy=1, dialing=0, waiting=0)
+    assert await upstream.acquire() is idle[1]
+
+
 async def test_second_release_does_nothing(make: Make) -> None:
     upstream = make()
     conn = await upstream.acquire()
