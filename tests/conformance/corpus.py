@@ -73,7 +73,34 @@ LATIN = b"X: caf\xe9"
 ZIPPED = gzip.compress(b"zipped", mtime=0)
 ZIPPED_HEAD = head(b"200 OK", b"Content-Encoding: gzip", b"Content-Length: %d" % len(ZIPPED))
 
+BAD_REQUESTS = {
+    "2 hex": post(b"Content-Length: 0x3", body=b"abc"),
+    "2 negative": post(b"Content-Length: -3", body=b"abc"),
+    "2 empty": post(b"Content-Length:", body=b"abc"),
+    "2 beyond all numbers": post(b"Content-Length: 99999999999999999999"),
+    "3 chunked twice": post(b"Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n"),
+    "3 two lines": post(
+        b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=b"0\r\n\r\n"
+    ),
+    "3 behind a control byte": post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
+    "6 last line": request(b"GET /", b"X: a")[:-2] + b"\n",
+    "6 control byte in a name": request(b"GET /", b"X\x01: a"),
+    "6 name outside ASCII": request(b"GET /", b"X\xe9: a"),
+    "6 empty name": request(b"GET /", b": a"),
+    "6 no colon": request(b"GET /", b"X"),
+    "line: unknown method": request(b"FETCH /"),
+    "line: lower case": request(b"get /"),
+    "line: outside ASCII": request(b"GET /caf\xe9"),
+    "line: space": request(b"GET /a b"),
+    "line: star of a GET": request(b"GET *"),
+    "line: port beyond all ports": request(b"GET http://a:99999/"),
+    "line: open bracket": request(b"GET http://[::1/"),
+    "line: version 1.2": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+    "line: HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "line: TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
 CORPUS = [
+    *(refused(row, sent) for row, sent in BAD_REQUESTS.items()),
     refused("1", post(b"Content-Length: 3", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n")),
     refused("1 reversed", chunked(b"0\r\n\r\n", b"Content-Length: 3")),
     refused("2 different", post(b"Content-Length: 3", b"Content-Length: 4", body=b"abcd")),

@@ -18,8 +18,8 @@ from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.key import KnownKeys
 from proxy.tokens.model import Lease, Outcome, Secret, Token
 from proxy.traffic.binding import listen
+from proxy.traffic.front import FrontServer
 from proxy.traffic.handler import Handler
-from proxy.traffic.listeners import FrontServer
 from proxy.traffic.message import Framing, ResponseHead
 from proxy.traffic.occupancy import Occupancy
 from wire import GET, OK, Far, Wire, between, client, connect, problem_of, served

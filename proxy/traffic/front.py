@@ -1,0 +1,319 @@
+"""The client's connections, on aiohttp's low-level server, and what keeps them in order."""
+
+import asyncio
+import select
+from collections.abc import Callable
+from http import HTTPStatus
+from itertools import islice
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import HttpRequestParser
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from proxy.config import LimitSettings
+from proxy.errors import (
+    HeadersTooLarge,
+    MalformedRequest,
+    Refusal,
+    RequestTimeout,
+    TargetTooLong,
+    TooManyConnections,
+)
+from proxy.traffic.connection import BODY_BUFFER
+from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.handler import SENT_CLOSE, Handler
+from proxy.traffic.headers import problem_head
+from proxy.traffic.occupancy import Occupancy
+
+WATCH_SECONDS = 1.0
+"""How often it is looked whether a client whose bytes are not being read is still there."""
+HEAD_END = b"\r\n\r\n"
+"""What ends a head, and a chunked body as well."""
+FAREWELL_SECONDS = 3.0
+"""How long a client may go on sending once it has been told that its connection ends."""
+FAREWELLS = 256
+"""Clients too many at a time that are told so; others are only cut off."""
+
+
+class FrontConnection(web.RequestHandler):
+    """One client connection; its malformed requests are refused as all our errors are."""
+
+    __slots__ = (
+        "_chunked_body",
+        "_chunked_end",
+        "_farewell",
+        "_head_timer",
+        "_header_timeout",
+        "_heads",
+        "_last_body",
+        "_occupancy",
+        "_refuse",
+        "_watch",
+    )
+
+    def __init__(
+        self,
+        server: "FrontServer",
+        *,
+        occupancy: Occupancy,
+        refuse: Callable[[Refusal], None],
+        header_timeout: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        self._occupancy = occupancy
+        self._refuse = refuse
+        self._header_timeout = header_timeout
+        self._heads = 0
+        """How many heads had come when the timer for the next one was set."""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
+        self._chunked_body: StreamReader | None = None
+        """The one chunked body that the parser has begun to read."""
+        self._chunked_end = b""
+        """The last four bytes received since then."""
+        self._last_body: StreamReader | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client in, or tell it that there is no room.
+
+        An answer of some size may wait here for a slow client without holding an upstream.
+        """
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=BODY_BUFFER)
+        self._occupancy.connections += 1
+        if self._occupancy.too_many_connections:
+            self._turn_away(
+                TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
+            )
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._occupancy.connections -= 1
+        for timer in (self._head_timer, self._farewell, self._watch):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and fail a body that turns out malformed, for which aiohttp would go on waiting.
+
+        After a body that is not whole nothing can follow but the parser's complaint about it.
+        """
+        queued = len(self._messages)
+        super().data_received(data)
+        self._time_head()
+        for message, body in islice(self._messages, queued, None):
+            self._contain(message, body, data)
+        self._contain_trailer(data)
+        if self._messages and (body := self._messages[-1][1]) is not self._last_body:
+            if self._last_body is not None and not self._last_body.is_eof():
+                self._last_body.set_exception(web.RequestPayloadError())
+            self._last_body = body
+
+    def _contain(self, message: Any, body: StreamReader, data: bytes) -> None:
+        """Serve nothing behind a request after which aiohttp's parser is not to be trusted.
+
+        Behind an upgrade that it does not know it drops the rest of the bytes it was given. A
+        chunked body's last trailer field it takes for the first header field of the next request.
+        """
+        offers = getattr(message, "upgrade", False) and not self._upgraded
+        alone = body is EMPTY_PAYLOAD and _ends_one_head(data)
+        if self._chunked_body is not None or (offers and not alone):
+            self.close()
+        elif getattr(message, "chunked", False):
+            self._chunked_body = body
+
+    def _contain_trailer(self, data: bytes) -> None:
+        """Have a new parser read on behind a chunked body, or nothing more if that has begun."""
+        if self._chunked_body is None:
+            return
+        self._chunked_end = (self._chunked_end + data)[-len(HEAD_END) :]
+        if self._chunked_body.is_eof():
+            alone = len(self._messages) + (self._current_request is not None) <= 1
+            if alone and not self._upgraded and self._chunked_end == HEAD_END:
+                self._parser = self._new_parser()
+                self._chunked_body, self._chunked_end = None, b""
+            else:
+                self.close()
+
+    def _new_parser(self) -> HttpRequestParser:
+        """Make a parser like the one that aiohttp made at the start."""
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
+
+    def _time_head(self) -> None:
+        """Start the clock for a head that has begun, stop it for one that has come."""
+        if self._head_timer is not None:
+            if self._request_count > self._heads:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._awaits_head():
+            self._heads = self._request_count
+            self._head_timer = self._loop.call_later(self._header_timeout, self._head_expired)
+
+    def _awaits_head(self) -> bool:
+        """Tell whether no request is being served or about to be."""
+        return self._current_request is None and not self._messages and not self._close
+
+    def _head_expired(self) -> None:
+        self._head_timer = None
+        if self._request_count == self._heads and self._awaits_head():
+            limit = self._header_timeout
+            self._turn_away(RequestTimeout(f"The request's head took longer than {limit:g} s."))
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse without a request to answer, take nothing more, and close."""
+        transport = self.transport
+        if transport is None:
+            return
+        self._refuse(refusal)
+        if self._occupancy.connections > self._occupancy.most_connections + FAREWELLS:
+            self._force_close = True
+            transport.abort()
+            return
+        _write_problem(transport, refusal)
+        self._take_leave()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """End the connection behind an answer that says so."""
+        finished = await super().finish_response(request, resp, start_time)
+        if not resp.keep_alive:
+            self._take_leave()
+        return finished
+
+    def _take_leave(self) -> None:
+        """Say that nothing more will come, and close when the client has done the same.
+
+        If it were closed while the client still sends, its kernel would throw away what the client
+        has not read yet, be it the very answer that says why (RFC 9112, section 9.6).
+        """
+        self._force_close = (
+            True  # aiohttp then throws away what comes, and leaves the closing to us
+        )
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+            self._reading_paused = self._buffer_paused = False
+            self._resume_transport_reading()
+            self._farewell = self._loop.call_later(FAREWELL_SECONDS, transport.abort)
+        else:
+            transport.close()
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self._watch is None:
+            self._watch = self._loop.call_later(WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """End the connection if the client has left while its bytes were not being read."""
+        self._watch = None
+        if self.transport is None or not (self._reading_paused or self._buffer_paused):
+            return
+        if _has_left(self.transport):
+            self.transport.abort()
+        else:
+            self._watch = self._loop.call_later(WATCH_SECONDS, self._look)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002 - aiohttp's hook
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's hook
+    ) -> web.StreamResponse:
+        """Answer what the parser refused, and close; the client's bytes are not repeated."""
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            # The handler has answered or broken off already; what is left is to say it in the log.
+            self.logger.error("The handler failed", exc_info=exc)
+            self.force_close()
+            raise ConnectionError
+        refusal = self._judge(exc)
+        self._refuse(refusal)
+        if self.transport is not None:
+            _write_problem(self.transport, refusal)
+        return SENT_CLOSE
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - aiohttp's hook
+        """Say what kind of error broke the connection; its text may hold a client's bytes."""
+        self.logger.debug("client connection: %s", type(kw.get("exc_info")).__name__)
+
+    def _judge(self, error: BaseException | None) -> Refusal:
+        if isinstance(error, LineTooLong):
+            # aiohttp tells only which limit was broken, so the two are never equal.
+            if error.args[1] == self.max_line_size:
+                return TargetTooLong(f"At most {self.max_line_size} bytes of target are taken.")
+            return HeadersTooLarge("A header field is longer than the header block may be.")
+        if "Too many headers" in str(error):
+            return HeadersTooLarge(f"At most {self.max_headers} header fields are taken.")
+        return MalformedRequest("The bytes received are not a valid HTTP/1.1 request.")
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is being served or has just arrived."""
+        if self._current_request is None and not self._messages:
+            self.force_close()
+
+
+def _ends_one_head(data: bytes) -> bool:
+    """Tell whether bytes in which a head ends hold nothing behind it."""
+    splits_end = data.startswith((b"\r", b"\n"))
+    return not splits_end and 0 <= data.find(HEAD_END) == len(data) - len(HEAD_END)
+
+
+def _write_problem(transport: asyncio.Transport, refusal: Refusal) -> None:
+    body = refusal.problem()
+    transport.write(problem_head(refusal, body, keep=False) + body)
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    poll = select.poll()
+    # Off Linux there is no POLLRDHUP, and a client that left in order goes unnoticed for longer.
+    left = getattr(select, "POLLRDHUP", select.POLLHUP)
+    poll.register(transport.get_extra_info("socket").fileno(), left)
+    return bool(poll.poll(0))
+
+
+class FrontServer(web.Server):
+    """Makes a `FrontConnection` for each client and keeps track of them."""
+
+    def __init__(
+        self, handler: Handler, limits: LimitSettings, occupancy: Occupancy, observe: Observer
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._observe = observe
+        self._upstream = handler.upstream_name
+        field_bytes = limits.header_bytes
+        if field_bytes == limits.target_bytes:
+            field_bytes += 1
+        self._settings: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "header_timeout": limits.header_timeout,
+            "keepalive_timeout": limits.client_idle_timeout,
+            "max_field_size": field_bytes,
+            "max_headers": limits.header_count,
+            "max_line_size": limits.target_bytes,
+            "occupancy": occupancy,
+            "refuse": self._refused,
+        }
+
+    def __call__(self) -> FrontConnection:
+        return FrontConnection(self, **self._settings)
+
+    def _refused(self, refusal: Refusal) -> None:
+        self._observe(Fact(self._upstream, status=refusal.status, code=refusal.code))
