@@ -78,16 +78,16 @@ class Pace:
     def _pause(self, fault: MintFault, lasts: float, now: float) -> float:
         """Return the pause after a passing failure, in seconds.
 
-        Full jitter, but calls that Mobula may have counted are also spread over the time that is
-        left: evenly while tokens are in hand, and ever wider when none is, so that an early
-        recovery is noticed early.
+        Full jitter, but calls are also spread over the time that is left. While tokens are in hand,
+        evenly. When none is, ever wider, so that an early recovery is noticed early; a call that
+        never reached Mobula costs no budget, and so needs no spreading then.
         """
         backoff = min(5.0, 0.5 * 2.0 ** min(self._failures, 8)) * self._chance()
         calls = self._budget.left(now)
+        if calls and lasts > 0:
+            spread = 1.0 if calls == 1 else 0.8 + 0.2 * self._chance()
+            return max(0.1, backoff, min(15.0, lasts / calls * spread))
         if not fault.sent or not calls:
             return max(0.1, backoff)
-        if lasts > 0:
-            spread = 1.0 if calls == 1 else 0.8 + 0.2 * self._chance()
-            return max(backoff, min(15.0, lasts / calls * spread))
         wait: float = (self._budget.refill_at(now) - now) / 2.0 ** (calls + 1)
         return max(backoff, wait)

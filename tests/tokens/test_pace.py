@@ -45,6 +45,12 @@ def test_a_call_that_was_not_sent_is_tried_again_soon_and_not_charged() -> None:
     assert (paced.permits(0), paced.next_at(0.0, 0)) == (5, 0.1)
 
 
+def test_a_call_that_was_not_sent_is_not_tried_again_soon_while_the_stock_lasts() -> None:
+    paced = pace()
+    call(paced, 0, REFUSED, lasts=1000.0)
+    assert paced.next_at(1000.0, 0) == 15
+
+
 def test_failed_calls_are_spread_over_the_time_that_the_stock_lasts() -> None:
     paced = pace(chance=1.0)
     tries = [0.0]
