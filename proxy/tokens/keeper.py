@@ -108,19 +108,18 @@ class Keeper:
     async def wait_for_token(self, seconds: float, refused: Collection[str] = ()) -> None:
         """Return once a lease can be had, at the latest after `seconds`. Raises TokenUnavailable.
 
-        When Mobula has refused the key or the plan, waiting is pointless and it raises at once.
+        It raises at once when waiting is pointless: no creation call is under way, and Mobula has
+        refused the key or the plan, or the next call may not start in time.
         """
         deadline = self._clock() + seconds
         while not self._pool.usable(self._clock(), refused):
-            fault = self._pool.fault
-            if fault is not None and fault.fatal:
-                raise self._unavailable(fault.detail)
+            if self._pointless(deadline):
+                raise self._unavailable(self._why())
             if len(self._waiters) >= self._settings.waiters:
                 raise self._unavailable("too many requests are waiting for one")
             self._wake.set()
             if not await self._change(deadline - self._clock()):
-                reason = fault.detail if fault else "Mobula has not given one in time"
-                raise self._unavailable(reason)
+                raise self._unavailable(self._why())
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """Settle a lease; a second call for the same lease does nothing."""
@@ -301,6 +300,21 @@ class Keeper:
         finally:
             self._waiters.discard(waiter)
         return True
+
+    def _pointless(self, deadline: float) -> bool:
+        if self._pool.minting:
+            return False
+        now, fault = self._clock(), self._pool.fault
+        refused = fault is not None and fault.fatal
+        return self._pool.next_mint_at(now) > (now if refused else deadline)
+
+    def _why(self) -> str:
+        now, fault = self._clock(), self._pool.fault
+        if fault is not None:
+            return fault.detail
+        if not self._pool.minting and self._pool.next_mint_at(now) > now:
+            return "the mint budget is used up"
+        return "Mobula has not given one in time"
 
     def _unavailable(self, reason: str) -> TokenUnavailable:
         now = self._clock()

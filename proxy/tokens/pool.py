@@ -159,6 +159,11 @@ class TokenPool:
         """Why the last creation call failed; None since one succeeded."""
         return self._pace.fault
 
+    @property
+    def minting(self) -> bool:
+        """Whether a creation call is under way."""
+        return self._minting is not None
+
     # What the keeper asks and feeds back
 
     def plan(self, now: float) -> list[Action]:
@@ -271,7 +276,7 @@ class TokenPool:
             left=sum(each.left for each in self._held if each.can_serve(now, 1)),
             rate=self._spent.rate,
             drift=self._drift,
-            minting=self._minting is not None,
+            minting=self.minting,
             permits=self._pace.permits(now),
             next_mint_in=self.next_mint_at(now) - now,
             fault=self._pace.fault,

@@ -74,6 +74,11 @@ class Room:
         await self.keeper.wait_for_token(5)
         return self.serve()
 
+    async def use_up(self) -> None:
+        """Use tokens until none is to be had."""
+        while True:
+            await self.token()
+
     def serve(self) -> Token:
         """Serve a request without waiting, and return the token that it used."""
         lease = self.keeper.lease()
@@ -277,6 +282,33 @@ async def test_a_plan_without_tokens_is_said_at_once_and_not_waited_out(sandbox:
         with pytest.raises(TokenUnavailable, match="plan has no short-lived tokens"):
             await room.keeper.wait_for_token(60)
         assert room.count("mint_calls") == 1
+
+
+async def test_a_wait_that_no_creation_call_can_end_is_said_at_once(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(MINT, status=429, headers={"Retry-After": "30"}))
+    async with keeping(sandbox) as room, asyncio.timeout(2):
+        with pytest.raises(TokenUnavailable, match="status 429: the mint budget") as caught:
+            await room.keeper.wait_for_token(20)
+        assert caught.value.retry_after == 30
+
+
+async def test_a_wait_is_worth_it_while_a_refused_key_is_asked_for_again(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault(MINT, status=401, times=1))
+    async with keeping(sandbox) as room:
+        await room.heard(MintFailed)
+        sandbox.faults.add(Fault(MINT, delay=0.05))
+        room.clock.ahead = 72
+        assert room.keeper.lease() is None
+        await until(lambda: room.count("mint_calls") == 2)
+        await room.token()
+
+
+async def test_a_budget_that_is_used_up_without_a_failure_is_named(sandbox: Sandbox) -> None:
+    async with keeping(sandbox, standby=0, request_limit=1) as room:
+        with pytest.raises(TokenUnavailable, match="the mint budget is used up") as caught:
+            await room.use_up()
+        assert caught.value.retry_after is not None
+        assert 55 <= caught.value.retry_after <= 60
 
 
 async def test_a_refused_key_is_recovered_from_when_its_file_is_fixed(
