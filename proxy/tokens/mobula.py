@@ -6,6 +6,7 @@ never verified: its secret is Mobula's.
 
 import hashlib
 import json
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -104,14 +105,13 @@ class MobulaClient:
         except aiohttp.ClientConnectorError as error:
             raise MintError(_fault_of_connect(error)) from None
         except aiohttp.ConnectionTimeoutError:
-            raise MintError(
-                MintFault("connect", "no connection within the timeout", sent=False)
-            ) from None
+            detail = f"no connection within {CONNECT_SHARE * self._timeout_seconds:g} s"
+            raise MintError(MintFault("connect", detail, sent=False)) from None
         except TimeoutError:
             detail = f"no answer within {self._timeout_seconds:g} s"
             raise MintError(MintFault("timeout", detail)) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise MintError(MintFault("broken", f"broken answer: {_plain(error)}")) from None
+            raise MintError(MintFault("broken", _plain(error))) from None
         if answer.status not in (200, 201):
             raise MintError(_fault_of_status(answer))
         return self._read_batch(answer, key, sent_at, request_limit)
@@ -176,7 +176,8 @@ class MobulaClient:
             except ValueError as error:
                 unreadable.append(f"token {number} of {len(entries)}: {error}")
         if not tokens:
-            raise MintError(MintFault("unreadable", "; ".join(unreadable[:3])))
+            detail = f"no usable token in the answer ({unreadable[0]})"
+            raise MintError(MintFault("unreadable", detail))
         return Batch(tuple(tokens), tuple(unreadable))
 
 
@@ -189,9 +190,11 @@ def _fault_of_connect(error: aiohttp.ClientConnectorError) -> MintFault:
 def _fault_of_status(answer: _Answer) -> MintFault:
     status = answer.status
     meanings = {
+        400: "Mobula did not accept what the token settings ask for",
         401: "Mobula refused the static key",
         402: "Mobula asks for payment",
         403: "the key's plan has no short-lived tokens (Startup, Growth and Enterprise have)",
+        404: "there is no token endpoint at the upstream's url",
         429: "the mint budget is used up, by others who share this key or before a restart",
     }
     if 300 <= status < 400:
@@ -288,6 +291,19 @@ def _retry_after(text: str | None) -> float | None:
 
 
 def _plain(error: BaseException) -> str:
-    """Describe an error by its kind and system text only, never by the request it was about."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
-    return reason or type(error).__name__
+    """Say in a few words, fit for clients, how a call broke; never what it was about."""
+    match error:
+        case aiohttp.ServerDisconnectedError():
+            return "the connection ended before the answer"
+        case aiohttp.ClientPayloadError():
+            return "the answer could not be read to its end"
+        case aiohttp.ClientResponseError():
+            return "the answer is not valid HTTP"
+        case ssl.SSLError():
+            return f"TLS failed: {error.reason or 'handshake broken off'}"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()
+        case OSError(strerror=str(text)):
+            return text.lower()
+        case _:
+            return "the connection broke"
