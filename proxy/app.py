@@ -127,6 +127,7 @@ class App:
                 occupancy=self.occupancy,
                 token_wait=settings.token.wait,
                 observe=observe,
+                clock=self._clock,
             )
             listeners.append(Listener(each, handler, settings.limits, self.occupancy, observe))
         return listeners
