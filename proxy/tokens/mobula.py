@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -254,7 +255,7 @@ def _expiry(value: str, text: Any) -> float:
         exp = None
     if isinstance(exp, int | float) and exp is not True and 0 < exp < LATEST_EXPIRY:
         return float(exp)
-    if isinstance(text, str):
+    with suppress(TypeError, ValueError):
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     raise ValueError("neither an exp claim nor expiresTimeString")

@@ -310,8 +310,11 @@ async def test_expires_time_string_may_name_a_zone_or_none(mobula: Mobula, text:
     )
 
 
-async def test_a_token_whose_end_is_nowhere_to_be_read_is_said_clearly(mobula: Mobula) -> None:
-    mobula.body = {"createApiTokens": [entry(token="opaque", expiresTimeString=None)]}
+@pytest.mark.parametrize("text", [None, "", "soon", 7])
+async def test_a_token_whose_end_is_nowhere_to_be_read_is_said_clearly(
+    mobula: Mobula, text: object
+) -> None:
+    mobula.body = {"createApiTokens": [entry(token="opaque", expiresTimeString=text)]}
     fault = await fault_of(mobula.url)
     assert fault.kind == "unreadable"
     assert fault.detail == (
