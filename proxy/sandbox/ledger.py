@@ -199,18 +199,21 @@ class Ledger:
         self._mints.append(call)
         return call, owner.window.count(now) if owner else 0
 
-    def mint(self, owner: StaticKey, order: MintOrder) -> list[Token]:
-        """Make the tokens of `order`, and forget those that ended long ago."""
+    def mint(self, owner: StaticKey, order: MintOrder, *, exp: bool = True) -> list[Token]:
+        """Make the tokens of `order`, and forget those that ended long ago.
+
+        `exp` False leaves the claim of that name out, which the documentation does not promise.
+        """
         self._prune()
         issued = floor(self.now())
-        tokens = [self._new_token(owner, order, issued) for _ in range(order.count)]
+        tokens = [self._new_token(owner, order, issued, exp) for _ in range(order.count)]
         self._tokens.update((token.value, token) for token in tokens)
         self._by_id.update((token.id, token) for token in tokens)
         return tokens
 
-    def _new_token(self, owner: StaticKey, order: MintOrder, issued: int) -> Token:
+    def _new_token(self, owner: StaticKey, order: MintOrder, issued: int, exp: bool) -> Token:
         token_id, expires = self._new_id(), floor(issued + order.lifetime)
-        claims = {"iat": issued, "exp": expires, "jti": token_id}
+        claims = {"iat": issued, "jti": token_id} | ({"exp": expires} if exp else {})
         value = jwt.encode(claims, self._secret, algorithm="HS256")
         return Token(token_id, value, owner, order.limit, expires)
 

@@ -55,6 +55,17 @@ def test_a_token_works_until_the_second_of_its_expiry(ledger: Ledger, clock: Clo
     assert (token.used, token.after_expiry) == (1, 1)
 
 
+def test_a_token_without_the_claim_exp_works_until_its_expiry_too(
+    ledger: Ledger, clock: Clock
+) -> None:
+    (token,) = ledger.mint(owner(ledger), MintOrder(60, 1, 2), exp=False)
+    assert "exp" not in jwt.decode(token.value, options={"verify_signature": False})
+    clock.turn(59.999)
+    assert status(ledger, token) == 200
+    clock.turn(0.001)
+    assert status(ledger, token) == 401
+
+
 def test_a_revoked_token_stops_at_once(ledger: Ledger) -> None:
     token = mint(ledger)
     assert ledger.revoke(token.id)
