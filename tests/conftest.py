@@ -9,9 +9,12 @@ from hypothesis import HealthCheck, settings
 
 from harness import SecretScan, mobula
 from proxy.sandbox import Sandbox
+from virtual import VirtualLoop
 from wire import Far
 
 Loop = asyncio.AbstractEventLoop
+
+pytest.register_assert_rewrite("table", "faults.world")
 
 # Two busy cores make drawing slow at times, which says nothing of the code under test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,7 +22,12 @@ settings.load_profile("tests")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], Loop]]:
-    """Run the tests on the loop that the product runs on; marked ones on asyncio's own too."""
+    """Run the tests on the loop that the product runs on; marked ones on asyncio's own too.
+
+    Those that live in virtual time have a loop of their own.
+    """
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualLoop}
     factories: dict[str, Callable[[], Loop]] = {"uvloop": uvloop.new_event_loop}
     if item.get_closest_marker("both_loops"):
         factories["asyncio"] = asyncio.SelectorEventLoop

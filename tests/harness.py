@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -110,13 +111,14 @@ async def running(
     *,
     key: KeySource | None = None,
     clock: Any = steady,
+    chance: Callable[[], float] = random.random,
     **sections: Any,
 ) -> AsyncIterator[App]:
     """A proxy in this process, in front of `url`."""
     settings = settings_for(url, **sections)
     logs.configure(LogSettings(format="json", level="debug"), scan.output)
     source = key or KeySource(name="the test", value=KEY)
-    async with App(settings, source=source, key=source.read(), clock=clock) as app:
+    async with App(settings, source=source, key=source.read(), clock=clock, chance=chance) as app:
         yield app
 
 
