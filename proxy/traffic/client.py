@@ -11,26 +11,27 @@ from contextlib import suppress
 
 from aiohttp import web
 
+from proxy.config import LimitSettings
 from proxy.traffic.patience import Patience
 
 
 class Client:
     """Writes one answer to a client, which takes it at its own pace; see `Patience`."""
 
-    __slots__ = ("_clock", "_patience", "_request", "_transport", "write")
+    __slots__ = ("_clock", "_limits", "_patience", "_request", "_transport", "write")
 
     def __init__(
         self,
         request: web.BaseRequest,
         transport: asyncio.Transport,
-        *,
-        patience: Patience,
+        limits: LimitSettings,
         clock: Callable[[], float],
     ) -> None:
         self._request = request
         self._transport = transport
-        self._patience = patience
+        self._limits = limits
         self._clock = clock
+        self._patience: Patience | None = None
         self.write = transport.write
 
     async def drain(self) -> None:
@@ -46,10 +47,13 @@ class Client:
             drained.cancel()
         await drained
 
+    @property
+    def has_all(self) -> bool:
+        """Whether the kernel has taken all that was written."""
+        return not self._transport.get_write_buffer_size()
+
     async def flush(self) -> None:
         """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
-        if not self._transport.get_write_buffer_size():
-            return
         low, high = self._transport.get_write_buffer_limits()
         self._transport.set_write_buffer_limits(high=0)
         try:
@@ -67,8 +71,9 @@ class Client:
 
     async def _look(self, drained: asyncio.Task[None]) -> None:
         """Give the client what time it has left, and see how much it takes meanwhile."""
-        patience = self._patience
-        began, unsent = self._clock(), self._unsent()
+        if self._patience is None:
+            self._patience = Patience(self._limits.client_idle_timeout, self._limits.min_rate)
+        patience, began, unsent = self._patience, self._clock(), self._unsent()
         await asyncio.wait({drained}, timeout=max(0.0, patience.left))
         taken = unsent - self._unsent()
         patience.waited += self._clock() - began

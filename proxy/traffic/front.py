@@ -107,7 +107,8 @@ class FrontConnection(web.RequestHandler):
         self._time_head()
         for message, body in islice(self._messages, queued, None):
             self._contain(message, body, data)
-        self._contain_trailer(data)
+        if self._chunked_body is not None:
+            self._contain_trailer(self._chunked_body, data)
         if self._messages and (body := self._messages[-1][1]) is not self._last_body:
             if self._last_body is not None and not self._last_body.is_eof():
                 self._last_body.set_exception(web.RequestPayloadError())
@@ -119,19 +120,18 @@ class FrontConnection(web.RequestHandler):
         Behind an upgrade that it does not know it drops the rest of the bytes it was given. A
         chunked body's last trailer field it takes for the first header field of the next request.
         """
-        offers = getattr(message, "upgrade", False) and not self._upgraded
-        alone = body is EMPTY_PAYLOAD and _ends_one_head(data)
-        if self._chunked_body is not None or (offers and not alone):
+        if self._chunked_body is not None:
             self.close()
         elif getattr(message, "chunked", False):
             self._chunked_body = body
+        offered = getattr(message, "upgrade", False) and not self._upgraded
+        if offered and (body is not EMPTY_PAYLOAD or not _ends_one_head(data)):
+            self.close()
 
-    def _contain_trailer(self, data: bytes) -> None:
+    def _contain_trailer(self, body: StreamReader, data: bytes) -> None:
         """Have a new parser read on behind a chunked body, or nothing more if that has begun."""
-        if self._chunked_body is None:
-            return
         self._chunked_end = (self._chunked_end + data)[-len(HEAD_END) :]
-        if self._chunked_body.is_eof():
+        if body.is_eof():
             alone = len(self._messages) + (self._current_request is not None) <= 1
             if alone and not self._upgraded and self._chunked_end == HEAD_END:
                 self._parser = self._new_parser()

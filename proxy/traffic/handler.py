@@ -22,7 +22,6 @@ from proxy.traffic.connection import Connection
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.message import Framing
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.patience import Patience
 from proxy.traffic.target import manages_tokens, origin_form, without_keys
 from proxy.traffic.upstream import Upstream
 
@@ -85,7 +84,9 @@ class Handler:
         started = self._clock()
         self._occupancy.requests += 1
         try:
-            return await self._serve_in_time(request, fact)
+            if self._limits.total_timeout is None:
+                return await self._serve(request, fact)
+            return await self._serve_in_time(request, fact, self._limits.total_timeout)
         except Refusal as refusal:
             return self._refuse(request, refusal, fact)
         except asyncio.CancelledError:
@@ -99,10 +100,9 @@ class Handler:
             fact.seconds = self._clock() - started
             self._observe(fact)
 
-    async def _serve_in_time(self, request: web.BaseRequest, fact: Fact) -> web.StreamResponse:
-        limit = self._limits.total_timeout
-        if limit is None:
-            return await self._serve(request, fact)
+    async def _serve_in_time(
+        self, request: web.BaseRequest, fact: Fact, limit: float
+    ) -> web.StreamResponse:
         try:
             async with asyncio.timeout(limit):
                 return await self._serve(request, fact)
@@ -243,14 +243,14 @@ class Handler:
         if transport is None:
             await self._discard(attempt)
             return SENT_CLOSE
-        patience = Patience(self._limits.client_idle_timeout, self._limits.min_rate)
-        client = Client(request, transport, patience=patience, clock=self._clock)
+        client = Client(request, transport, self._limits, self._clock)
         try:
             try:
                 keep = await self._relay(request, attempt, client, fact)
             finally:
                 await self._discard(attempt)
-            await client.flush()
+            if not client.has_all:
+                await client.flush()
         except BaseException as error:
             fact.complete = False
             client.break_off()
