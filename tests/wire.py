@@ -168,7 +168,7 @@ class Far:
         self.accepted = 0
         self._wires: asyncio.Queue[Wire] = asyncio.Queue()
         self._all: list[Wire] = []
-        self._place = _bound(("127.0.0.1", 0))
+        self._place = bound(("127.0.0.1", 0))
         self._server: asyncio.Server | None = None
         self._line: list[socket.socket] = []
 
@@ -188,7 +188,7 @@ class Far:
     async def listen(self, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections, at first or again."""
         self.refuse()
-        sock = _bound(self._place.getsockname())
+        sock = bound(self._place.getsockname())
         self._server = await asyncio.start_server(self._accept, sock=sock, ssl=tls)
 
     @property
@@ -206,7 +206,7 @@ class Far:
     def stall(self) -> None:
         """Neither accept connections nor refuse them: the kernel's line of them is full."""
         self.refuse()
-        listener = _bound(self._place.getsockname())
+        listener = bound(self._place.getsockname())
         listener.listen(0)
         self._line = [listener, socket.create_connection(listener.getsockname())]
 
@@ -239,7 +239,7 @@ class Upstream(Protocol):
     def authority(self) -> str: ...
 
 
-def _bound(address: tuple[str, int]) -> socket.socket:
+def bound(address: tuple[str, int]) -> socket.socket:
     """A socket at an address that others of ours are bound to as well, if only one listens."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -266,6 +266,22 @@ async def served(far: Far, serve: Callable[[Wire], Awaitable[None]]) -> AsyncIte
         finally:
             accepting.cancel()
             far.close()
+
+
+async def used_before(near: Wire, far: Far) -> Wire:
+    """Have one request served; return the upstream connection that carried it."""
+    near.send(GET)
+    up = await far.wire()
+    await up.head()
+    up.send(OK)
+    assert (await near.answer())[1] == b"ok"
+    return up
+
+
+async def refused(near: Wire) -> tuple[int, str]:
+    """Read one of our problem documents; return its status and code."""
+    problem = problem_of(*await near.answer())
+    return problem["status"], problem["code"]
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from harness import SecretScan, until
 from proxy.app import App
 from proxy.config import ListenerSettings
 from proxy.sandbox import Sandbox
-from wire import GET, OK, Far, Wire, between, problem_of
+from wire import GET, OK, Far, between, refused, used_before
 
 CHUNKED = head(b"200 OK", b"Transfer-Encoding: chunked")
 
@@ -25,21 +25,6 @@ def test_every_listener_mode_has_a_door() -> None:
 @pytest.mark.parametrize("exchange", CORPUS, ids=lambda each: each.row)
 async def test_row(stage: Stage, exchange: Exchange) -> None:
     await stage.play(exchange)
-
-
-async def refused(near: Wire) -> tuple[int, str]:
-    problem = problem_of(*await near.answer())
-    return problem["status"], problem["code"]
-
-
-async def used_before(near: Wire, far: Far) -> Wire:
-    """Return an upstream connection that has carried a request already."""
-    near.send(GET)
-    up = await far.wire()
-    await up.head()
-    up.send(OK)
-    await near.answer()
-    return up
 
 
 BAD_CHUNKS = {

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
 
+from wire import bound
+
 
 class Door:
     """Relays to the server at `url`, byte by byte, while it stands open."""
@@ -17,7 +19,7 @@ class Door:
         self.most: Counter[bytes] = Counter()
         """How many connections were open at once at the most, by the method first asked for."""
         self._behind = (parts.hostname, parts.port)
-        self._place = _bound(("127.0.0.1", 0))  # keeps the port ours while nobody listens on it
+        self._place = bound(("127.0.0.1", 0))  # keeps the port ours while nobody listens on it
         self._server: asyncio.Server | None = None
         self._crowd: list[socket.socket] = []
         self._relays: set[asyncio.Task[None]] = set()
@@ -45,7 +47,7 @@ class Door:
     async def open(self) -> None:
         """Let connections through."""
         self.shut()
-        place = _bound(self._place.getsockname())
+        place = bound(self._place.getsockname())
         self._server = await asyncio.start_server(self._enter, sock=place)
 
     def shut(self) -> None:
@@ -59,7 +61,7 @@ class Door:
     def crowd(self) -> None:
         """Leave connections waiting: others wait before them, and nobody lets these in."""
         self.shut()
-        place = _bound(self._place.getsockname())
+        place = bound(self._place.getsockname())
         place.listen(0)
         self._crowd = [place]
         for _ in range(2):
@@ -102,10 +104,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 writer.write(data)
     finally:
         writer.close()
-
-
-def _bound(address: tuple[str, int]) -> socket.socket:
-    place = socket.socket()
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    place.bind(address)
-    return place

@@ -15,7 +15,7 @@ import pytest
 from harness import SecretScan, get, until, until_ready
 from proxy.app import App
 from proxy.sandbox import Sandbox
-from wire import GET, OK, Far, Wire, between, client, problem_of
+from wire import GET, OK, Far, Wire, between, client, problem_of, refused, used_before
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"
@@ -34,21 +34,6 @@ def limited(far: Far, sandbox: Sandbox, scan: SecretScan) -> Any:
         return between(far, sandbox, scan, limits=limits, upstream=upstream or {})
 
     return start
-
-
-async def refused(near: Wire) -> tuple[int, str]:
-    problem = problem_of(*await near.answer())
-    return problem["status"], problem["code"]
-
-
-async def served(near: Wire, far: Far) -> Wire:
-    """Have one request served; return the upstream connection that carried it."""
-    near.send(GET)
-    up = await far.wire()
-    await up.head()
-    up.send(OK)
-    assert (await near.answer())[1] == b"ok"
-    return up
 
 
 @contextlib.asynccontextmanager
@@ -134,7 +119,7 @@ async def test_client_that_is_one_too_many_is_told_so_and_there_is_room_when_ano
             assert problem_of(head, body)["code"] == "too_many_connections"
             assert b"\r\nRetry-After: 1\r\n" in head
             assert await third.rest() == b""
-            up = await served(first, far)
+            up = await used_before(first, far)
         await until(lambda: app.occupancy.connections == 1)
         async with client(app) as fourth:
             fourth.send(GET)
@@ -229,7 +214,7 @@ async def test_head_that_comes_byte_by_byte_gets_no_more_time(limited: Any) -> N
 
 async def test_head_behind_another_request_has_its_time_too(limited: Any, far: Far) -> None:
     async with limited(header_timeout=0.05) as app, client(app) as near:
-        await served(near, far)
+        await used_before(near, far)
         near.send(GET[:-1])
         assert await refused(near) == (408, "request_timeout")
 
@@ -280,7 +265,7 @@ async def test_request_that_takes_too_long_before_its_answer_is_refused(
         await up.head()
         assert await refused(near) == (504, "total_timeout")
         await up.ended()
-        await served(near, far)
+        await used_before(near, far)
 
 
 async def test_answer_that_takes_too_long_is_broken_off(limited: Any, far: Far) -> None:
@@ -313,7 +298,7 @@ async def test_clients_that_send_small_bodies_slowly_hold_no_upstream_connection
         await until(lambda: app.active == 3)
         assert app.status().tokens.left == before
         async with client(app) as near:
-            up = await served(near, far)
+            up = await used_before(near, far)
         slow.send(b"x")
         await up.head()
         assert await up.exactly(65_536) == b"x" * 65_536
