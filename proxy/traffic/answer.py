@@ -14,6 +14,7 @@ from proxy.errors import UpstreamInvalid
 from proxy.traffic.message import Framing, ResponseHead
 
 INTERIM_HEADS: Final = 16
+SWITCHING: Final = 101
 
 _HTTP11: Final = b"HTTP/1.1"
 _HTTP10: Final = b"HTTP/1.0"
@@ -62,6 +63,8 @@ class Answer:
 
     head_only: bool
     head_bytes: int
+    upgrade: bool = False
+    """Whether a 101 was asked for; what follows one is a body that ends with the connection."""
     head: ResponseHead | None = None
     body: list[bytes] = field(default_factory=list)
     buffered: int = 0
@@ -82,6 +85,11 @@ class Answer:
 
     def __post_init__(self) -> None:
         self._parser = HttpResponseParser(self._sink)
+
+    @property
+    def switched(self) -> bool:
+        """Whether the connection speaks another protocol behind this head, as was asked for."""
+        return self.head is not None and self.head.status == SWITCHING
 
     @property
     def reusable(self) -> bool:
@@ -145,15 +153,18 @@ class Answer:
         except HttpParserError as error:
             raise UpstreamInvalid(f"The answer is malformed: {error}.") from None
         except HttpParserUpgrade:
-            raise UpstreamInvalid("The upstream switches protocols unasked.") from None
+            pass  # a 101, which is judged at the end of its head
 
     def _end_head(self) -> None:
         status, sink = self._parser.get_status_code(), self._sink
-        if status < 100 or status == 101:
+        switches = status == SWITCHING
+        if status < 100:
             raise UpstreamInvalid(f"The answer has status {status:03d}.")
+        if switches and not (self.upgrade and self._start == _HTTP11):
+            raise UpstreamInvalid("The upstream switches protocols unasked.")
         if _CONTROL.search(sink.reason):
             raise UpstreamInvalid("The reason phrase of the answer has a control character.")
-        if status < 200:
+        if status < 200 and not switches:
             self._skip_interim()
         else:
             self._overhead = 0
@@ -205,6 +216,8 @@ class Answer:
             raise UpstreamInvalid("The answer has a Transfer-Encoding other than chunked.")
         if self.head_only or status in (204, 304):
             return Framing.NONE
+        if status == SWITCHING:
+            return Framing.CLOSE
         if codings:
             return Framing.CHUNKED
         return Framing.CLOSE if length is None else Framing.LENGTH

@@ -132,14 +132,17 @@ class Connection(asyncio.Protocol):
 
     # The request
 
-    def begin(self, data: bytes, *, head_only: bool, complete: bool) -> None:
+    def begin(self, data: bytes, *, head_only: bool, complete: bool, upgrade: bool = False) -> None:
         """Start an exchange by sending `data`: the head of the request and maybe of its body.
 
-        `head_only` says that the method is HEAD, `complete` that nothing else is to be sent.
+        `head_only` says that the method is HEAD, `complete` that nothing else is to be sent,
+        `upgrade` that a 101 is asked for. Behind that, `write` and `read` pass the bytes of the
+        other protocol, until the connection ends.
         """
         self.reused = self._answer is not None
         self.expires = None
-        self._answer = Answer(head_only=head_only, head_bytes=self._settings.head_bytes)
+        most = self._settings.head_bytes
+        self._answer = Answer(head_only=head_only, head_bytes=most, upgrade=upgrade)
         self._sent = False
         self.write(data)
         if complete:
@@ -191,13 +194,13 @@ class Connection(asyncio.Protocol):
         """Return all body bytes at hand, or wait for some; b"" is the end of the body.
 
         Raises UpstreamClosed for a body cut short, UpstreamInvalid for a malformed one, and
-        UpstreamTimeout when no byte comes for `idle_timeout`.
+        UpstreamTimeout when no byte comes for `idle_timeout`, but not behind a 101.
         """
         answer = self._current
         while not answer.body:
             if answer.complete:
                 return b""
-            if self._error is None:
+            if self._error is None and not answer.switched:
                 self._receiving.set(self._settings.idle_timeout)
             await self._more()
         return self.take_nowait()

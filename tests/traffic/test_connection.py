@@ -110,9 +110,9 @@ async def body_of(conn: Connection) -> bytes:
     return b"".join(parts)
 
 
-async def ask(pair: Pair, answer: bytes, *, head_only: bool = False) -> None:
+async def ask(pair: Pair, answer: bytes, *, head_only: bool = False, upgrade: bool = False) -> None:
     """Send a request, and let the upstream see it and answer."""
-    pair.conn.begin(GET, head_only=head_only, complete=True)
+    pair.conn.begin(GET, head_only=head_only, complete=True, upgrade=upgrade)
     await pair.peer.expect(GET)
     await pair.peer.send(answer)
 
@@ -386,6 +386,74 @@ async def test_endless_trailers_and_extensions_are_refused(connect: Connect, sta
     await pair.conn.head()
     await pair.peer.send(start, b"a" * 1000)
     with pytest.raises(UpstreamInvalid, match="1000 bytes"):
+        await pair.conn.read()
+
+
+# Another protocol, asked for
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+
+
+async def test_bytes_behind_a_101_that_was_asked_for_pass_both_ways(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, SWITCH + b"early", upgrade=True)
+    head = await pair.conn.head()
+    assert (head.status, head.framing) == (101, Framing.CLOSE)
+    assert await pair.conn.read() == b"early"
+    pair.conn.write(b"to the upstream")
+    await pair.peer.expect(b"to the upstream")
+    await pair.peer.send(b"late")
+    assert await pair.conn.read() == b"late"
+    assert not pair.conn.reusable
+    pair.peer.end()
+    assert await pair.conn.read() == b""
+
+
+async def test_interim_heads_may_precede_a_101(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SWITCH, upgrade=True)
+    assert (await pair.conn.head()).status == 101
+
+
+async def test_length_and_coding_of_a_101_frame_nothing(connect: Connect) -> None:
+    for field in (b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"):
+        pair = await connect()
+        await ask(pair, SWITCH[:-2] + field + b"\r\n0\r\n\r\n", upgrade=True)
+        assert (await pair.conn.head()).framing is Framing.CLOSE
+        assert await pair.conn.read() == b"0\r\n\r\n"
+
+
+async def test_silence_behind_a_101_is_for_its_user_to_judge(connect: Connect) -> None:
+    pair = await connect(idle_timeout=0.02)
+    await ask(pair, SWITCH, upgrade=True)
+    await pair.conn.head()
+    read = asyncio.create_task(pair.conn.read())
+    assert await asyncio.wait({read}, timeout=0.1) == (set(), {read})
+    await pair.peer.send(b"at last")
+    assert await read == b"at last"
+
+
+async def test_other_answer_than_the_101_asked_for_is_an_ordinary_one(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, HELLO, upgrade=True)
+    assert (await pair.conn.head()).status == 200
+    assert await body_of(pair.conn) == b"hello"
+    assert pair.conn.reusable
+
+
+async def test_101_in_http10_is_refused_though_it_was_asked_for(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, SWITCH.replace(b"1.1", b"1.0"), upgrade=True)
+    with pytest.raises(UpstreamInvalid):
+        await pair.conn.head()
+
+
+async def test_reset_behind_a_101_is_no_orderly_end(connect: Connect) -> None:
+    pair = await connect()
+    await ask(pair, SWITCH, upgrade=True)
+    await pair.conn.head()
+    pair.peer.reset()
+    with pytest.raises(UpstreamClosed):
         await pair.conn.read()
 
 
