@@ -2,7 +2,8 @@
 
 Each knows its HTTP status and its code, the word that goes into `X-Mobula-Proxy-Error` and the
 problem document (RFC 9457). Errors are raised where they arise and translated once, in
-`traffic.handler`. A detail is text for the client: it never holds a secret.
+`traffic.handler`, or in `traffic.websocket` once there is no other way than a Close frame. A detail
+is text for the client: it never holds a secret.
 """
 
 import json
@@ -17,6 +18,10 @@ class Refusal(Exception):
     title: ClassVar[str] = "Internal error"
     keeps_connection: ClassVar[bool] = True
     """False when the next bytes on the client's connection cannot be trusted to be a request."""
+    fields: ClassVar[bytes] = b""
+    """Header lines that the status demands."""
+    close_code: int = 1011
+    """What a Close frame says in place of the status (RFC 6455, section 7.4)."""
 
     def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -69,6 +74,12 @@ class ExpectationFailed(Refusal):
     status, code, title = 417, "expectation_failed", "Unknown expectation"
 
 
+class WebSocketVersion(Refusal):
+    status, code, title = 426, "websocket_version", "WebSocket version not supported"
+    keeps_connection = False
+    fields = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+
+
 class HeadersTooLarge(Refusal):
     status, code, title = 431, "headers_too_large", "Request header fields too large"
     keeps_connection = False
@@ -104,6 +115,7 @@ class UpstreamInvalid(Refusal):
 
 class TokenUnavailable(Refusal):
     status, code, title = 503, "token_unavailable", "No token available"
+    close_code = 1013
 
 
 class TooManyConnections(Refusal):
@@ -130,3 +142,32 @@ class TotalTimeout(Refusal):
 class VersionUnsupported(Refusal):
     status, code, title = 505, "version_unsupported", "HTTP version not supported"
     keeps_connection = False
+
+
+# What befalls a WebSocket that is open; it is told in a Close frame, so the status goes nowhere
+
+
+class Draining(Refusal):
+    code, close_code = "draining", 1001
+
+
+class WebSocketIdle(Refusal):
+    code, close_code = "websocket_idle", 1001
+
+
+class MalformedMessage(Refusal):
+    """`close_code` tells what is wrong: 1002 the framing, 1007 the text."""
+
+    code = "malformed_message"
+
+    def __init__(self, detail: str, close_code: int) -> None:
+        super().__init__(detail)
+        self.close_code = close_code
+
+
+class MessageDenied(Refusal):
+    code, close_code = "message_denied", 1008
+
+
+class MessageTooLarge(Refusal):
+    code, close_code = "message_too_large", 1009
