@@ -18,6 +18,7 @@ from proxy.sandbox.arrival import Visit, arrive, pick_fault
 from proxy.sandbox.control import PREFIX, Control
 from proxy.sandbox.endpoints import Body, Call, DataEndpoints, Sleep
 from proxy.sandbox.faults import Faults
+from proxy.sandbox.feed import Feed, asks_for_feed
 from proxy.sandbox.ledger import Ledger
 from proxy.sandbox.wire import Sender, drop, read_body, read_refused_body
 
@@ -63,6 +64,7 @@ class Sandbox:
         self.faults = Faults()
         self._control = Control(self.ledger, self.faults)
         self._endpoints = DataEndpoints(self.ledger.finder, sleep)
+        self._feed = Feed(self.ledger, sleep)
         self._sender = Sender(self.ledger.now)
 
     def __repr__(self) -> str:
@@ -126,6 +128,8 @@ class Sandbox:
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         visit = arrive(self.ledger, request)
         fault = pick_fault(self.faults, request, visit, self.ledger.clock())
+        if fault is None and visit.refusal is None and asks_for_feed(request):
+            return await self._feed.serve(request)
         if fault is None:
             return await self._sender.send(request, await self._answer(request, visit))
         if fault.delay:
