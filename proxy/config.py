@@ -191,6 +191,10 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     """Bytes a second that a client must send of a body, or take of an answer, on average."""
     total_timeout: OptionalDuration = None
     """How long a request may take in all, its answer included; longer gets 504. null: any time."""
+    message_bytes: Size = 4 * 1024 * 1024
+    """Size of a WebSocket message, either way; a longer one closes it, with 1009 or 1011."""
+    message_timeout: Duration = 600.0
+    """How long a WebSocket may be without a message or a ping; longer closes it with 1001."""
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.upstream import UpstreamSnapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+SWITCHING = 101
 TOKEN_STATES = ("current", "standby", "set_aside", "quarantined")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -52,7 +53,7 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
-        self._errors = self._counter("errors", "Answers that the proxy made itself.", "code")
+        self._errors = self._counter("errors", "Answers and Closes that we made.", "code")
         self._broken = self._counter("broken_answers", "Answers that broke off.", "upstream")
         self._resends = self._counter("resends", "Requests sent once more.", "upstream")
         self._stripped = self._counter(
@@ -95,7 +96,8 @@ class Metrics:
         histogram = self._per_upstream.get(fact.upstream)
         if histogram is None:
             histogram = self._per_upstream[fact.upstream] = self._seconds.labels(fact.upstream)
-        if fact.method:  # what the parser refused took no time that is worth counting
+        # What the parser refused took no time, and a WebSocket as much as its client liked.
+        if fact.method and fact.status != SWITCHING:
             histogram.observe(fact.seconds)
         if fact.code:
             self._errors.labels(fact.code).inc()

@@ -7,6 +7,7 @@ from proxy.errors import Refusal, UpstreamClosed
 from proxy.tokens.model import Lease
 from proxy.traffic.body import RequestBody
 from proxy.traffic.connection import Connection
+from proxy.traffic.handshake import Handshake
 from proxy.traffic.headers import authorization
 from proxy.traffic.message import ResponseHead
 
@@ -21,6 +22,8 @@ class Outgoing:
     head: bytes
     body: RequestBody | None
     chunked: bool
+    handshake: Handshake | None = None
+    """That of a WebSocket, if it asks for one; its connection then serves nothing else."""
 
     def may_resend(self, status: int | None = None) -> bool:
         """Tell whether it may go again, after an answer of `status` or after none at all.
@@ -56,7 +59,8 @@ class Attempt:
             framed = b"%b%b0\r\n\r\n" % (head, chunk(body) if body else b"")
             self.connection.begin(framed, head_only=head_only, complete=True)
         else:
-            self.connection.begin(head + body, head_only=head_only, complete=True)
+            upgrade = out.handshake is not None
+            self.connection.begin(head + body, head_only=head_only, complete=True, upgrade=upgrade)
         try:
             self.head = await self.connection.head()
         except Refusal:

@@ -12,13 +12,15 @@ from contextlib import suppress
 from aiohttp import web
 
 from proxy.config import LimitSettings
+from proxy.traffic.attempt import chunk
+from proxy.traffic.connection import Connection
 from proxy.traffic.patience import Patience
 
 
 class Client:
     """Writes one answer to a client, which takes it at its own pace; see `Patience`."""
 
-    __slots__ = ("_clock", "_limits", "_patience", "_request", "_transport", "write")
+    __slots__ = ("_clock", "_limits", "_patience", "request", "transport", "write")
 
     def __init__(
         self,
@@ -27,19 +29,34 @@ class Client:
         limits: LimitSettings,
         clock: Callable[[], float],
     ) -> None:
-        self._request = request
-        self._transport = transport
+        self.request = request
+        self.transport = transport
         self._limits = limits
         self._clock = clock
         self._patience: Patience | None = None
         self.write = transport.write
 
+    async def relay(self, connection: Connection, head: bytes, *, chunked: bool) -> None:
+        """Write a head, and the body behind it as it comes from the upstream.
+
+        Raises what `Connection.read` and `drain` raise; what is written then is not the whole.
+        """
+        piece = connection.take_nowait()
+        self.write(head + (chunk(piece) if chunked and piece else piece))
+        while not connection.body_complete:
+            await self.drain()
+            piece = await connection.read()
+            if piece:
+                self.write(chunk(piece) if chunked else piece)
+        if chunked:
+            self.write(b"0\r\n\r\n")
+
     async def drain(self) -> None:
         """Wait while the client is slow. Raises TimeoutError once it is too slow."""
-        if not self._request.protocol.writing_paused:
+        if not self.request.protocol.writing_paused:
             return
         # One task through all looks at the client: aiohttp cannot wait again once it was cancelled.
-        drained = asyncio.create_task(self._request.writer.drain())
+        drained = asyncio.create_task(self.request.writer.drain())
         try:
             while not drained.done():
                 await self._look(drained)
@@ -50,24 +67,24 @@ class Client:
     @property
     def has_all(self) -> bool:
         """Whether the kernel has taken all that was written."""
-        return not self._transport.get_write_buffer_size()
+        return not self.transport.get_write_buffer_size()
 
     async def flush(self) -> None:
         """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
-        low, high = self._transport.get_write_buffer_limits()
-        self._transport.set_write_buffer_limits(high=0)
+        low, high = self.transport.get_write_buffer_limits()
+        self.transport.set_write_buffer_limits(high=0)
         try:
             await self.drain()
         finally:
-            self._transport.set_write_buffer_limits(high=high, low=low)
+            self.transport.set_write_buffer_limits(high=high, low=low)
 
     def break_off(self) -> None:
         """End the connection so that the client cannot take what it got for the whole answer."""
-        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        sock: socket.socket | None = self.transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
+        self.transport.abort()
 
     async def _look(self, drained: asyncio.Task[None]) -> None:
         """Give the client what time it has left, and see how much it takes meanwhile."""
@@ -83,8 +100,8 @@ class Client:
 
     def _unsent(self) -> int:
         """Return how many bytes the client has not taken: ours, and those that the kernel holds."""
-        ours = self._transport.get_write_buffer_size()
-        sock = self._transport.get_extra_info("socket")
+        ours = self.transport.get_write_buffer_size()
+        sock = self.transport.get_extra_info("socket")
         try:
             held = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
         except (OSError, ValueError, AttributeError):  # it may be closed already

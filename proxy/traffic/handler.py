@@ -5,25 +5,34 @@ token is sent late. It is settled when the answer's head is there.
 """
 
 import asyncio
+import os
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.config import LimitSettings
 from proxy.errors import AuthPathDenied, Refusal, TooManyRequests, TotalTimeout, UpstreamClosed
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.model import Lease, Outcome, Standing, Token
 from proxy.traffic import headers as fields
-from proxy.traffic.attempt import Attempt, Outgoing, chunk
+from proxy.traffic.answer import SWITCHING
+from proxy.traffic.attempt import Attempt, Outgoing
 from proxy.traffic.body import RequestBody
 from proxy.traffic.client import Client
 from proxy.traffic.connection import Connection
 from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.handshake import Handshake, pass_on, switch_head
 from proxy.traffic.message import Framing
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.target import manages_tokens, origin_form, without_keys
 from proxy.traffic.upstream import Upstream
+
+if TYPE_CHECKING:
+    from proxy.traffic.websocket import Relay
 
 REFUSALS = frozenset({401, 403})
 USED_UP = 429
@@ -75,9 +84,16 @@ class Handler:
         self._token_wait = token_wait
         self._observe = observe
         self._clock = clock
+        self._websockets: WeakSet[Relay] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<Handler to {self._upstream.name}>"
+
+    def drain(self) -> None:
+        """Let each request be its connection's last, and end what never ends by itself."""
+        self.draining = True
+        for each in self._websockets:
+            each.leave()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         fact = Fact(self._upstream.name, method=request.method)
@@ -85,7 +101,7 @@ class Handler:
         self._occupancy.requests += 1
         try:
             if self._limits.total_timeout is None:
-                return await self._serve(request, fact)
+                return await self._serve(request, fact, None)
             return await self._serve_in_time(request, fact, self._limits.total_timeout)
         except Refusal as refusal:
             return self._refuse(request, refusal, fact)
@@ -104,19 +120,23 @@ class Handler:
         self, request: web.BaseRequest, fact: Fact, limit: float
     ) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(limit):
-                return await self._serve(request, fact)
+            async with asyncio.timeout(limit) as total:
+                return await self._serve(request, fact, total)
         except TimeoutError:
             if fact.status:  # the answer has been broken off
                 return SENT_CLOSE
             raise TotalTimeout(f"The request was not over within {limit:g} s.") from None
 
-    async def _serve(self, request: web.BaseRequest, fact: Fact) -> web.StreamResponse:
+    async def _serve(
+        self, request: web.BaseRequest, fact: Fact, total: asyncio.Timeout | None
+    ) -> web.StreamResponse:
         out = self._admit(request, fact)
         if out.body is not None:
             await out.body.prefetch()
         attempt = await self._answered(out, fact)
-        return await self._answer(request, attempt, fact)
+        if total is not None and attempt.head.status == SWITCHING:
+            total.reschedule(None)  # a WebSocket has limits of its own
+        return await self._answer(request, attempt, fact, out.handshake)
 
     # Admit
 
@@ -134,6 +154,10 @@ class Handler:
             request.raw_headers, request.version, keys, self._limits.header_bytes
         )
         fact.stripped = found.stripped + places
+        handshake = None
+        if found.upgrade:
+            own_key = b64encode(os.urandom(16))
+            handshake = pass_on(request.method, request.version, found, own_key)
         prefix = b"" if target == b"*" else self._upstream.prefix
         if manages_tokens(target) or (prefix and manages_tokens(prefix + target)):
             raise AuthPathDenied(
@@ -149,7 +173,7 @@ class Handler:
                 clock=self._clock,
             )
         head = fields.request_head(request.method, prefix + target, self._upstream.authority, found)
-        return Outgoing(request.method, head, body, found.chunked)
+        return Outgoing(request.method, head, body, found.chunked, handshake)
 
     # Send and settle
 
@@ -236,7 +260,11 @@ class Handler:
     # Relay
 
     async def _answer(
-        self, request: web.BaseRequest, attempt: Attempt, fact: Fact
+        self,
+        request: web.BaseRequest,
+        attempt: Attempt,
+        fact: Fact,
+        handshake: Handshake | None,
     ) -> web.StreamResponse:
         """Bring the answer to the client; the upstream is let go as soon as it has given all."""
         transport = request.transport
@@ -246,12 +274,19 @@ class Handler:
         client = Client(request, transport, self._limits, self._clock)
         try:
             try:
-                keep = await self._relay(request, attempt, client, fact)
+                if handshake is None or attempt.head.status != SWITCHING:
+                    may_keep = handshake is None and self._keeps(request)
+                    keep = await self._relay(request, attempt, client, fact, may_keep)
+                else:
+                    await self._switch(client, attempt, fact, handshake)
+                    keep = False
             finally:
                 await self._discard(attempt)
             if not client.has_all:
                 await client.flush()
         except BaseException as error:
+            if not fact.status:  # nothing of an answer is out yet
+                raise
             fact.complete = False
             client.break_off()
             if not isinstance(error, BROKEN_OFF):
@@ -260,35 +295,54 @@ class Handler:
         return SENT_KEEP if keep and self._keeps(request) else SENT_CLOSE
 
     async def _relay(
-        self, request: web.BaseRequest, attempt: Attempt, client: Client, fact: Fact
+        self, request: web.BaseRequest, attempt: Attempt, client: Client, fact: Fact, keep: bool
     ) -> bool:
         """Write the answer as it comes; tell whether its end leaves the connection open."""
-        head, connection = attempt.head, attempt.connection
+        head = attempt.head
         framing = fields.client_framing(request.method, head, request.version)
-        keep = self._keeps(request) and framing is not Framing.CLOSE
+        keep = keep and framing is not Framing.CLOSE
         fact.status = head.status
         data = fields.response_head(request.method, head, framing, request.version, keep=keep)
         if framing is Framing.NONE:
             client.write(data)
-            return keep
-        chunked = framing is Framing.CHUNKED
-        piece = connection.take_nowait()
-        client.write(data + (chunk(piece) if chunked and piece else piece))
-        while not connection.body_complete:
-            await client.drain()
-            piece = await connection.read()
-            if piece:
-                client.write(chunk(piece) if chunked else piece)
-        if chunked:
-            client.write(b"0\r\n\r\n")
+        else:
+            await client.relay(attempt.connection, data, chunked=framing is Framing.CHUNKED)
         return keep
+
+    async def _switch(
+        self, client: Client, attempt: Attempt, fact: Fact, handshake: Handshake
+    ) -> None:
+        """Relay a WebSocket until it ends. Raises UpstreamInvalid for a 101 that is not right."""
+        from proxy.traffic.websocket import between  # noqa: PLC0415 - only WebSockets pay for it
+
+        data = switch_head(attempt.head, handshake)
+        fact.status = attempt.head.status
+        client.write(data)
+        relay = between(
+            client,
+            attempt.connection,
+            keeper=self._keeper,
+            token_wait=self._token_wait,
+            limits=self._limits,
+            fact=fact,
+        )
+        self._websockets.add(relay)
+        if self.draining:
+            relay.leave()
+        await relay.run()
 
     def _keeps(self, request: web.BaseRequest) -> bool:
         """Tell whether the client's connection can take another request after this one."""
         return request.keep_alive and not self.draining and request.content.is_eof()
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal, fact: Fact) -> web.StreamResponse:
-        keep = refusal.keeps_connection and request.version == (1, 1) and self._keeps(request)
+        # Behind an Upgrade that is refused may come what was never meant to be HTTP.
+        keep = (
+            refusal.keeps_connection
+            and request.version == (1, 1)
+            and hdrs.UPGRADE not in request.headers
+            and self._keeps(request)
+        )
         fact.status, fact.code = refusal.status, refusal.code
         body = refusal.problem()
         head = fields.problem_head(refusal, body, keep=keep)

@@ -13,7 +13,6 @@ from proxy.errors import (
     MalformedRequest,
     Refusal,
     TransferCodingUnsupported,
-    UpgradeUnsupported,
     VersionUnsupported,
 )
 from proxy.traffic.message import Framing, ResponseHead
@@ -45,7 +44,8 @@ _NOT_RELAYED = HOP_BY_HOP | {b"content-length", _ERROR_HEADER}
 class RequestHeaders:
     """A client's header fields, sorted: `lines` go upstream, the rest is for the proxy.
 
-    `length` is the Content-Length as it came, None without one.
+    `length` is the Content-Length as it came, None without one. `upgrade` is the protocol that the
+    client asks for, empty if it is content with HTTP/1.1.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -53,6 +53,7 @@ class RequestHeaders:
     length: bytes | None = None
     chunked: bool = False
     expects_continue: bool = False
+    upgrade: bytes = b""
 
 
 def read_request(
@@ -104,16 +105,14 @@ def _read_special(found: RequestHeaders, special: RawHeaders, version: tuple[int
             found.stripped.append(CREDENTIALS[name])
     if b"upgrade" in nominated and upgrades - {b"", b"h2c"}:
         # h2c is what some HTTP clients offer unasked; RFC 9110, section 7.8 lets us ignore it.
-        raise UpgradeUnsupported(
-            "A WebSocket message could carry the static key past the proxy, so this version "
-            "takes no Upgrade."
-        )
+        found.upgrade = b", ".join(sorted(upgrades))
     nominated -= HOP_BY_HOP | {b"close"}
     if nominated:
-        found.lines = [each for each in found.lines if _name(each) not in nominated]
+        found.lines = [each for each in found.lines if name_of(each) not in nominated]
 
 
-def _name(line: bytes) -> bytes:
+def name_of(line: bytes) -> bytes:
+    """Return the name of a header line, in lower case."""
     return line.partition(b":")[0].lower()
 
 
@@ -209,13 +208,14 @@ def problem_head(refusal: Refusal, body: bytes, *, keep: bool) -> bytes:
     retry = b"" if refusal.retry_after is None else b"Retry-After: %d\r\n" % refusal.retry_after
     return (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
-        b"Cache-Control: no-store\r\nX-Mobula-Proxy-Error: %b\r\n%b%b\r\n"
+        b"Cache-Control: no-store\r\nX-Mobula-Proxy-Error: %b\r\n%b%b%b\r\n"
         % (
             refusal.status,
             reason,
             len(body),
             refusal.code.encode(),
             retry,
+            refusal.fields,
             b"" if keep else b"Connection: close\r\n",
         )
     )

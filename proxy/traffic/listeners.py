@@ -38,7 +38,7 @@ class Listener:
 
     def drain(self) -> None:
         """Refuse new connections, close idle ones, and let each request in flight be the last."""
-        self.handler.draining = True
+        self.handler.drain()
         if self._binding is not None:
             self._binding.close()
         for connection in self._front.connections:

@@ -396,7 +396,7 @@ async def test_concurrent_requests_get_each_their_own_answer(
         ),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "method_denied", False),
         (
-            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
             501,
             "upgrade_unsupported",
             False,

@@ -14,7 +14,6 @@ from proxy.errors import (
     Refusal,
     TokenUnavailable,
     TransferCodingUnsupported,
-    UpgradeUnsupported,
     UpstreamInvalid,
     VersionUnsupported,
 )
@@ -229,18 +228,25 @@ def test_expectation_of_http10_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "upgrade"),
     [
-        [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")],
-        [(b"upgrade", b"WebSocket"), (b"connection", b"keep-alive, upgrade")],
-        [(b"Connection", b"Upgrade"), (b"Upgrade", b"h2c, websocket")],
-        [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Upgrade", b"h2c")],
-        [(b"Connection", b"Upgrade"), (b"Upgrade", b"tcp")],
+        ([(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")], b"websocket"),
+        ([(b"upgrade", b" WebSocket"), (b"connection", b"keep-alive, upgrade")], b"websocket"),
+        ([(b"Connection", b"Upgrade"), (b"Upgrade", b"h2c, websocket")], b"h2c, websocket"),
+        (
+            [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Upgrade", b"h2c")],
+            b"h2c, websocket",
+        ),
+        (
+            [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Upgrade", b"tcp")],
+            b"tcp, websocket",
+        ),
     ],
 )
-def test_upgrade_is_refused(fields: Fields) -> None:
-    with pytest.raises(UpgradeUnsupported):
-        read(*fields)
+def test_upgrade_is_told_and_not_sent(fields: Fields, upgrade: bytes) -> None:
+    found = read(*fields)
+    assert found.upgrade == upgrade
+    assert found.lines == []
 
 
 def test_offer_of_h2c_is_ignored() -> None:
@@ -253,7 +259,8 @@ def test_offer_of_h2c_is_ignored() -> None:
 
 
 def test_upgrade_that_connection_does_not_name_is_ignored() -> None:
-    assert sent((b"Upgrade", b"websocket")) == b""
+    found = read((b"Upgrade", b"websocket"))
+    assert (found.upgrade, found.lines) == (b"", [])
 
 
 def test_header_block_may_be_as_large_as_the_limit_and_not_one_byte_more() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
-from harness import SecretScan, get, until, until_ready
+from harness import SecretScan, get, running, until, until_ready
 from proxy.app import App
 from proxy.sandbox import Sandbox
 from wire import GET, OK, Far, Wire, between, client, problem_of, refused, used_before
@@ -276,6 +277,18 @@ async def test_answer_that_takes_too_long_is_broken_off(limited: Any, far: Far) 
         async with trickle(up, LARGE, 0.0001):
             assert not await near.ended()
         await until(lambda: app.active == 0)
+
+
+async def test_websocket_is_not_ended_by_the_time_for_a_request(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    async with (
+        running(sandbox.url, scan, limits={"total_timeout": 0.2}) as app,
+        connect(f"ws://{app.addresses[0]}/") as websocket,
+    ):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(websocket.recv(), 0.4)
+        assert app.active == 1
 
 
 # Nobody holds more than their own connection
