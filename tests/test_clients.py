@@ -1,6 +1,7 @@
 """Clients that people use, unchanged but for the base URL, in front of the installed command."""
 
 import json
+import logging
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from websockets.sync.client import connect
 
 from harness import KEY, SecretScan, command, command_line, program, served_url
+
+QUIET = logging.getLogger("quiet")
+QUIET.disabled = True
 
 MARKET = "/api/1/market/data"
 ECHO = "/api/1/sandbox/echo"
@@ -23,6 +28,21 @@ const headers = { authorization: { Authorization: key }, 'x-api-key': { 'x-api-k
 const target = place === 'query' ? `${url}&api_key=${key}` : url;
 const answer = await fetch(target, { headers: headers[place] ?? {} });
 console.log(JSON.stringify({ status: answer.status, body: await answer.json() }));
+"""
+
+NODE_FEED = """
+const [url, key] = process.argv.slice(2);
+const socket = new WebSocket(url);
+const trades = [];
+const subscription = { type: 'market', authorization: key, payload: { subscriptionId: 'mine' } };
+socket.onopen = () => socket.send(JSON.stringify(subscription));
+socket.onmessage = (event) => {
+  trades.push(JSON.parse(event.data));
+  if (trades.length === 3) socket.close(1000, 'enough');
+};
+socket.onclose = (event) => {
+  console.log(JSON.stringify({ code: event.code, clean: event.wasClean, trades }));
+};
 """
 
 
@@ -160,3 +180,34 @@ def test_a_stream_comes_as_it_is_made(url: str) -> None:
     with httpx.stream("GET", f"{url}/api/1/sandbox/stream?events=3&interval=0.01") as answer:
         lines = [line for line in answer.iter_lines() if line.startswith("event:")]
     assert lines == ["event: trade"] * 3
+
+
+# WebSockets
+
+
+def feed_of(url: str) -> str:
+    return url.replace("http://", "ws://") + "/"
+
+
+def test_a_feed_comes_for_a_subscription_that_shows_the_key(url: str) -> None:
+    """The client offers compression, and does without it."""
+    with connect(feed_of(url), open_timeout=20, close_timeout=20, logger=QUIET) as socket:
+        subscription = {"type": "market", "authorization": KEY, "payload": {"subscriptionId": "x"}}
+        socket.send(json.dumps(subscription))
+        trades = [json.loads(socket.recv(timeout=20)) for _ in range(3)]
+        socket.ping().wait(20)
+    assert {trade["subscriptionId"] for trade in trades} == {"x"}
+    assert trades[0]["data"]["pair"] == "ETH/USDC"
+    assert (socket.close_code, socket.protocol.extensions) == (1000, [])
+
+
+def test_a_feed_comes_for_node_as_for_a_browser(url: str, tmp_path: Path) -> None:
+    script = tmp_path / "feed.mjs"
+    script.write_text(NODE_FEED)
+    done = subprocess.run(
+        [program("node"), "--experimental-websocket", str(script), feed_of(url), KEY],
+        capture_output=True, check=True, text=True, timeout=20,
+    )  # fmt: skip
+    closed = json.loads(done.stdout)
+    assert (closed["code"], closed["clean"]) == (1000, True)
+    assert [trade["subscriptionId"] for trade in closed["trades"]] == ["mine"] * 3

@@ -167,6 +167,22 @@ async def test_an_idle_connection_of_a_probe_does_not_delay_the_end(
         assert await served.ended() == 143
 
 
+async def test_an_open_websocket_is_closed_and_does_not_delay_the_end(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    async with serving(sandbox.url, scan) as served, aiohttp.ClientSession() as client:
+        async with client.ws_connect(served.url) as socket:
+            await socket.send_json({"type": "market", "authorization": KEY})
+            await socket.receive_json(timeout=5)
+            served.process.signal(signal.SIGTERM)
+            async for _ in socket:
+                """Trades may come until the Close does."""
+            assert socket.close_code == 1001
+        assert await served.ended() == 143
+    stopped = served.process.records()[-1]
+    assert (stopped["requests_cut_off"], stopped["seconds"] < 2) == (0, True)
+
+
 async def test_a_second_signal_ends_it_at_once_whatever_is_in_flight(
     gated: Sandbox, gate: Gate, scan: SecretScan
 ) -> None:

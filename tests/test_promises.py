@@ -58,6 +58,13 @@ TARGETS = [
     f"{MINT}/{KEY}",
     f"{MINT}?token={KEY}",
 ]
+MESSAGES = [
+    KEY,
+    json.dumps({"authorization": "x", "payload": {"authorization": KEY}}),
+    json.dumps({"authorization": [KEY]}),
+    json.dumps([{"authorization": KEY}]),
+    json.dumps({"data": json.dumps({"key": KEY})}),
+]
 MALFORMED = [
     f"{KEY}\r\n\r\n",
     f"GET /{KEY} HTTP/9.9\r\n\r\n",
@@ -101,6 +108,15 @@ async def seen_raw(scan: SecretScan, url: str, data: bytes) -> bytes:
     return answer
 
 
+async def seen_feed(scan: SecretScan, url: str, message: str) -> object:
+    """Send a message over a WebSocket, have what is answered scanned, and return it."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+        await socket.send_str(message)
+        came = await socket.receive(timeout=10)
+    scan.output.write(f"{came.data} {came.extra}\n")
+    return came.data
+
+
 async def watch_operators(scan: SecretScan, served: Served) -> None:
     """Have scanned what operators see."""
     for path in ("/metrics", "/status", "/readyz", "/startupz", f"/{KEY}"):
@@ -134,6 +150,12 @@ async def test_the_installed_command_shows_no_secret_in_any_trouble(
         for data in MALFORMED:
             for url in (served.url, served.admin):
                 await seen_raw(scan, url, data.encode("latin-1"))
+
+        # The same over WebSockets.
+        trade = await seen_feed(scan, served.url, json.dumps({"authorization": KEY}))
+        assert "ETH/USDC" in str(trade)
+        for message in MESSAGES:
+            assert await seen_feed(scan, f"{served.url}/?api_key={KEY}", message) == 1008
 
         # An API that fails, breaks off, and repeats what it was sent.
         for fault in (
@@ -195,7 +217,9 @@ async def test_no_object_of_a_running_proxy_shows_a_secret_in_its_repr(
         await until_ready(app)
         stream = base_url(app) + "/api/1/sandbox/stream?events=50&interval=1"
         request = asyncio.create_task(get(stream))
-        await until(lambda: app.status().upstreams[0].busy == 1)
+        feed = asyncio.create_task(subscribed(base_url(app)))
+        await until(lambda: app.status().upstreams[0].busy == 2)
+        await until(lambda: app.status().tokens.settled["unknown"] == 1)
         shown = set()
         for each in alive():
             scan.output.write(f"{each!r}\n{each}\n")
@@ -204,11 +228,21 @@ async def test_no_object_of_a_running_proxy_shows_a_secret_in_its_repr(
             repr(asdict(app.status())) + json.dumps(asdict(app.status()), default=str)
         )
         request.cancel()
-        await asyncio.wait({request})
+        feed.cancel()
+        await asyncio.wait({request, feed})
         await until(lambda: app.active == 0)
     expected = {"App", "Keeper", "TokenPool", "MobulaClient", "KeySource", "StaticKey", "Secret"}
     expected |= {"Token", "KnownKeys", "Handler", "Attempt", "Outgoing", "Connection", "Upstream"}
+    expected |= {"Handshake", "Relay", "Side"}
     assert expected - shown == set()
+
+
+async def subscribed(url: str) -> None:
+    """Subscribe to the feed with the key, and take what comes."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+        await socket.send_json({"authorization": KEY})
+        async for _ in socket:
+            """Whatever it is."""
 
 
 def alive() -> Iterator[object]:
