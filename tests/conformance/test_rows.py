@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 from msgspec.structs import fields
 
+import frames
 from conformance.corpus import CORPUS, chunked, going_up, head, post, request
 from conformance.doors import DOORS, Enter
 from conformance.exchange import Exchange, Stage
@@ -190,6 +191,16 @@ async def test_client_that_aborts_a_download_closes_the_upstream_connection(
         near.reset()
         await up.ended()
     await until(lambda: app.active == 0)
+
+
+async def test_close_4001_of_a_websocket_arrives_as_4001(enter: Enter, far: Far) -> None:
+    async with enter() as near:
+        near.send(frames.HANDSHAKE)
+        up = await far.wire()
+        up.send(frames.switching(await up.head()))
+        assert (await near.head()).startswith(b"HTTP/1.1 101 ")
+        up.send(frames.frame(frames.CLOSE, frames.close(4001, b"why")))
+        assert (await frames.receive(near)).data == frames.close(4001, b"why")
 
 
 async def test_early_413_in_mid_upload_reaches_the_client(enter: Enter, far: Far) -> None:
