@@ -41,14 +41,15 @@ class FrontConnection(web.RequestHandler):
     """One client connection; its malformed requests are refused as all our errors are."""
 
     __slots__ = (
-        "_chunked_body",
-        "_chunked_end",
+        "_body_end",
+        "_doubted_body",
         "_farewell",
         "_head_timer",
         "_header_timeout",
         "_heads",
         "_last_body",
         "_occupancy",
+        "_offers",
         "_refuse",
         "_watch",
     )
@@ -70,10 +71,12 @@ class FrontConnection(web.RequestHandler):
         """How many heads had come when the timer for the next one was set."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
-        self._chunked_body: StreamReader | None = None
-        """The one chunked body that the parser has begun to read."""
-        self._chunked_end = b""
-        """The last four bytes received since then."""
+        self._doubted_body: StreamReader | None = None
+        """The one body, begun, behind whose end the parser is not to be trusted."""
+        self._body_end = b""
+        """The last four bytes received since it has begun."""
+        self._offers = False
+        """Whether it is the body of a request that offers an upgrade."""
         self._last_body: StreamReader | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -107,8 +110,8 @@ class FrontConnection(web.RequestHandler):
         self._time_head()
         for message, body in islice(self._messages, queued, None):
             self._contain(message, body, data)
-        if self._chunked_body is not None:
-            self._contain_trailer(self._chunked_body, data)
+        if self._doubted_body is not None:
+            self._contain_end(self._doubted_body, data)
         if self._messages and (body := self._messages[-1][1]) is not self._last_body:
             if self._last_body is not None and not self._last_body.is_eof():
                 self._last_body.set_exception(web.RequestPayloadError())
@@ -120,22 +123,27 @@ class FrontConnection(web.RequestHandler):
         Behind an upgrade that it does not know it drops the rest of the bytes it was given. A
         chunked body's last trailer field it takes for the first header field of the next request.
         """
-        if self._chunked_body is not None:
+        if self._doubted_body is not None:
             self.close()
-        elif getattr(message, "chunked", False):
-            self._chunked_body = body
-        offered = getattr(message, "upgrade", False) and not self._upgraded
-        if offered and (body is not EMPTY_PAYLOAD or not _ends_one_head(data)):
-            self.close()
+            return
+        offers = bool(getattr(message, "upgrade", False))
+        if body is EMPTY_PAYLOAD:
+            if offers and not _ends_one_head(data):
+                self.close()
+        elif offers or getattr(message, "chunked", False):
+            self._doubted_body, self._offers = body, offers
 
-    def _contain_trailer(self, body: StreamReader, data: bytes) -> None:
-        """Have a new parser read on behind a chunked body, or nothing more if that has begun."""
-        self._chunked_end = (self._chunked_end + data)[-len(HEAD_END) :]
+    def _contain_end(self, body: StreamReader, data: bytes) -> None:
+        """Have a new parser read on behind a chunked body, or nothing more if that has begun.
+
+        Until the body has ended the connection takes in what comes: it is the rest of the body.
+        """
+        self._body_end = (self._body_end + data)[-len(HEAD_END) :]
         if body.is_eof():
             alone = len(self._messages) + (self._current_request is not None) <= 1
-            if alone and not self._upgraded and self._chunked_end == HEAD_END:
+            if alone and not self._offers and self._body_end == HEAD_END:
                 self._parser = self._new_parser()
-                self._chunked_body, self._chunked_end = None, b""
+                self._doubted_body, self._body_end = None, b""
             else:
                 self.close()
 

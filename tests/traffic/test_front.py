@@ -129,17 +129,32 @@ async def test_what_comes_with_an_offer_of_h2c_is_not_served_and_its_connection_
     assert far.accepted == 1
 
 
-async def test_body_of_a_request_that_offers_h2c_goes_up_whole(app: App, far: Far) -> None:
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 3", b"abc"),
+        (b"Content-Length: 300000", b"x" * 300_000),
+        (b"Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n"),
+    ],
+    ids=["small", "large", "chunked"],
+)
+async def test_body_of_a_request_that_offers_h2c_goes_up_whole(
+    app: App, far: Far, framing: bytes, body: bytes, pieces: int
+) -> None:
+    """Java's own client makes the offer with each request, and sends the body by itself."""
+    head = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n%b\r\n\r\n" % framing
+    )
     async with client(app) as near:
-        near.send(
-            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
-            b"Content-Length: 3\r\n\r\nabc"
-        )
+        await near.send_in_pieces([head + body] if pieces == 1 else [head, body])
+        near.send(GET)
         up = await far.wire()
         await up.head()
-        assert await up.exactly(3) == b"abc"
+        assert await up.exactly(len(body)) == body
         up.send(OK)
         assert (await near.rest()).endswith(b"\r\n\r\nok")
+    assert far.accepted == 1
 
 
 LIMITS = {"header_bytes": 4096, "header_count": 10, "target_bytes": 1024}
