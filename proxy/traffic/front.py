@@ -3,6 +3,7 @@
 import asyncio
 import select
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, cast
@@ -120,7 +121,8 @@ class FrontConnection(web.RequestHandler):
     def _contain(self, message: Any, body: StreamReader, data: bytes) -> None:
         """Serve nothing behind a request after which aiohttp's parser is not to be trusted.
 
-        Behind an upgrade that it does not know it drops the rest of the bytes it was given. A
+        Behind an upgrade that it does not know it drops the rest of the bytes it was given. (Those
+        behind one that it knows are for who takes it; one that is refused ends the connection.) A
         chunked body's last trailer field it takes for the first header field of the next request.
         """
         if self._doubted_body is not None:
@@ -128,7 +130,7 @@ class FrontConnection(web.RequestHandler):
             return
         offers = bool(getattr(message, "upgrade", False))
         if body is EMPTY_PAYLOAD:
-            if offers and not _ends_one_head(data):
+            if offers and not (self._upgraded or _ends_one_head(data)):
                 self.close()
         elif offers or getattr(message, "chunked", False):
             self._doubted_body, self._offers = body, offers
@@ -146,6 +148,11 @@ class FrontConnection(web.RequestHandler):
                 self._doubted_body, self._body_end = None, b""
             else:
                 self.close()
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether a request may follow those that have come."""
+        return not self._close
 
     def _new_parser(self) -> HttpRequestParser:
         """Make a parser like the one that aiohttp made at the start."""
@@ -197,9 +204,9 @@ class FrontConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """End the connection behind an answer that says so."""
+        """End the connection behind an answer that says so, or behind which nothing is served."""
         finished = await super().finish_response(request, resp, start_time)
-        if not resp.keep_alive:
+        if not resp.keep_alive or self._close:
             self._take_leave()
         return finished
 
@@ -296,13 +303,22 @@ def _has_left(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
+class FrontRequest(web.BaseRequest):
+    """A request whose answer says so if its connection takes no other one."""
+
+    @property
+    def keep_alive(self) -> bool:
+        return super().keep_alive and cast("FrontConnection", self.protocol).takes_more
+
+
 class FrontServer(web.Server):
     """Makes a `FrontConnection` for each client and keeps track of them."""
 
     def __init__(
         self, handler: Handler, limits: LimitSettings, occupancy: Occupancy, observe: Observer
     ) -> None:
-        super().__init__(handler, handler_cancellation=True)
+        request = partial(FrontRequest, loop=asyncio.get_running_loop())
+        super().__init__(handler, request_factory=request, handler_cancellation=True)
         self._observe = observe
         self._upstream = handler.upstream_name
         field_bytes = limits.header_bytes

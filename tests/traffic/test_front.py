@@ -8,7 +8,7 @@ import pytest
 from harness import KEY, SecretScan, exchange, until
 from proxy.app import App
 from proxy.sandbox import Sandbox
-from wire import GET, OK, Far, Wire, between, client, problem_of
+from wire import GET, OK, Far, Wire, between, client, problem_of, refused
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -130,6 +130,23 @@ async def test_what_comes_with_an_offer_of_h2c_is_not_served_and_its_connection_
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
+async def test_what_comes_with_a_refused_upgrade_is_not_served(
+    app: App, far: Far, pieces: int
+) -> None:
+    """The parser keeps it back, and would read it once the upgrade has been refused."""
+    upgrade = (
+        b"GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\n\r\n"
+    )
+    behind = TRAILED + GET
+    async with client(app) as near:
+        await near.send_in_pieces([upgrade + behind] if pieces == 1 else [upgrade, behind])
+        assert await refused(near) == (417, "expectation_failed")
+        assert await near.rest() == b""
+    assert far.accepted == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize(
     ("framing", "body"),
     [
@@ -154,6 +171,30 @@ async def test_body_of_a_request_that_offers_h2c_goes_up_whole(
         assert await up.exactly(len(body)) == body
         up.send(OK)
         assert (await near.rest()).endswith(b"\r\n\r\nok")
+    assert far.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TRAILED + GET,
+        GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n") + GET,
+    ],
+    ids=["chunked", "h2c"],
+)
+async def test_answer_behind_which_nothing_is_served_says_so_and_can_be_read(
+    app: App, far: Far, request_: bytes
+) -> None:
+    async with client(app) as near:
+        near.send(request_)
+        up = await far.wire()
+        await up.head()
+        await near.send_in_pieces([GET, GET])
+        up.send(OK)
+        await until(lambda: app.active == 0)
+        await near.send_in_pieces([GET, GET])
+        assert b"\r\nConnection: close\r\n" in (await near.answer())[0]
+        assert await near.rest() == b""
     assert far.accepted == 1
 
 
