@@ -142,8 +142,8 @@ class FrontConnection(web.RequestHandler):
         """
         self._body_end = (self._body_end + data)[-len(HEAD_END) :]
         if body.is_eof():
-            alone = len(self._messages) + (self._current_request is not None) <= 1
-            if alone and not self._offers and self._body_end == HEAD_END:
+            # A full queue pauses the parser, which then holds bytes that a new one would not have.
+            if self._body_end == HEAD_END and not (self._offers or self._buffer_paused):
                 self._parser = self._new_parser()
                 self._doubted_body, self._body_end = None, b""
             else:
