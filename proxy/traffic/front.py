@@ -42,6 +42,7 @@ class FrontConnection(web.RequestHandler):
     """One client connection; its malformed requests are refused as all our errors are."""
 
     __slots__ = (
+        "_answered",
         "_body_end",
         "_doubted_body",
         "_farewell",
@@ -68,6 +69,8 @@ class FrontConnection(web.RequestHandler):
         self._occupancy = occupancy
         self._refuse = refuse
         self._header_timeout = header_timeout
+        self._answered = 0
+        """How many of the requests that came have been answered."""
         self._heads = 0
         """How many heads had come when the timer for the next one was set."""
         self._head_timer: asyncio.TimerHandle | None = None
@@ -179,8 +182,11 @@ class FrontConnection(web.RequestHandler):
             self._head_timer = self._loop.call_later(self._header_timeout, self._head_expired)
 
     def _awaits_head(self) -> bool:
-        """Tell whether no request is being served or about to be."""
-        return self._current_request is None and not self._messages and not self._close
+        """Tell whether all that came has been answered, and more may come.
+
+        aiohttp's own `_current_request` lags behind by a turn of the loop on Python 3.11.
+        """
+        return self._request_count == self._answered and not (self._close or self._force_close)
 
     def _head_expired(self) -> None:
         self._head_timer = None
@@ -205,6 +211,7 @@ class FrontConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """End the connection behind an answer that says so, or behind which nothing is served."""
+        self._answered += 1
         finished = await super().finish_response(request, resp, start_time)
         if not resp.keep_alive or self._close:
             self._take_leave()
@@ -280,7 +287,7 @@ class FrontConnection(web.RequestHandler):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being served or has just arrived."""
-        if self._current_request is None and not self._messages:
+        if self._awaits_head():
             self.force_close()
 
 

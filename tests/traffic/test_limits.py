@@ -236,6 +236,39 @@ async def test_request_that_is_being_served_has_left_its_heads_time_behind(
         assert (await near.answer())[1] == b"ok"
 
 
+@pytest.mark.both_loops
+@pytest.mark.parametrize("turns", range(5))
+async def test_body_that_comes_behind_its_head_does_not_count_as_another_head(
+    limited: Any, far: Far, turns: int
+) -> None:
+    """A head has left the parser some turns of the loop before it reaches its handler."""
+    async with limited(header_timeout=0.05) as app, client(app) as near:
+        up = await used_before(near, far)
+        near.send(upload(3))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        near.send(b"abc")
+        await up.head()
+        up.send(OK)
+        await near.answer()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await near.some()
+
+
+@pytest.mark.both_loops
+async def test_client_that_is_told_to_leave_is_told_once(
+    far: Far, sandbox: Sandbox, scan: SecretScan
+) -> None:
+    limits, log = {"header_timeout": 0.02}, {"access": True}
+    async with between(far, sandbox, scan, limits=limits, log=log) as app, client(app) as near:
+        near.send(b"garbage\r\n\r\n")
+        async with trickle(near, b"x", 0.01):
+            assert await refused(near) == (400, "malformed_request")
+            await asyncio.sleep(0.1)  # five times the time that a head may take
+    assert scan.output.getvalue().count('"event": "request"') == 1
+
+
 @pytest.mark.parametrize("head", [upload(100_000), CHUNKED], ids=["length", "chunked"])
 async def test_body_that_comes_at_a_trickle_is_refused(limited: Any, far: Far, head: bytes) -> None:
     async with limited(body_timeout=0.2, min_rate="100kB") as app, client(app) as near:

@@ -13,7 +13,7 @@ from proxy.app import App
 from proxy.config import Address
 from proxy.sandbox import Sandbox
 from proxy.traffic.binding import BindError
-from wire import GET, OK, Far, between, client, connect
+from wire import GET, OK, Far, Wire, between, client, connect, served
 
 # Addresses
 
@@ -174,6 +174,32 @@ async def test_request_in_flight_is_finished_while_draining_and_its_connection_c
             assert answer.endswith(b"\r\nConnection: close\r\n\r\nok")
         await finishing
         assert app.active == 0
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("turns", range(5))
+async def test_request_that_comes_as_draining_begins_is_answered_or_not_sent_upstream(
+    app: App, far: Far, turns: int
+) -> None:
+    """Between its head and its handler there are turns of the loop in which it must not be lost."""
+    sent = 0
+
+    async def serve(wire: Wire) -> None:
+        nonlocal sent
+        while await wire.head():
+            sent += 1
+            wire.send(OK)
+
+    async with served(far, serve), client(app) as near:
+        near.send(GET)
+        await near.answer()
+        near.send(GET)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(app.finish())
+        answers, _ = await near.everything()
+        assert answers.count(b"HTTP/1.1 200 OK") == sent - 1
+        await ending
 
 
 async def test_request_that_does_not_end_is_cut_off_when_draining_takes_too_long(
