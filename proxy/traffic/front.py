@@ -154,8 +154,8 @@ class FrontConnection(web.RequestHandler):
 
     @property
     def takes_more(self) -> bool:
-        """Whether a request may follow those that have come."""
-        return not self._close
+        """Whether a request may follow those that have come; not while their answers pile up."""
+        return not (self._close or self.writing_paused)
 
     def _new_parser(self) -> HttpRequestParser:
         """Make a parser like the one that aiohttp made at the start."""

@@ -375,3 +375,15 @@ async def test_client_that_reads_nothing_holds_no_upstream_connection_once_all_h
             taken = b""
             while not taken.endswith(body):
                 taken += await loop.sock_recv(stuck, 65_536)
+
+
+async def test_client_that_goes_on_being_refused_and_reads_nothing_is_let_go(
+    far: Far, sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    """Else the refusals would pile up without end, since nobody waits until they are taken."""
+    listener = {"bind": f"unix:{tmp_path / 'socket'}"}
+    denied = GET.replace(b"/", b"/api/2/auth/", 1)
+    async with between(far, sandbox, scan, listener=listener) as app, client(app) as near:
+        near.send(denied * 10_000)
+        await until(lambda: app.occupancy.connections == 1)
+        await until(lambda: app.occupancy.connections == 0)
