@@ -32,6 +32,8 @@ WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
 HEAD_END = b"\r\n\r\n"
 """What ends a head, and a chunked body as well."""
+READ_BUFFER = 64 * 1024
+"""Bytes of a body that are taken in ahead, twice over; they wait while the upload does."""
 FAREWELL_SECONDS = 3.0
 """How long a client may go on sending once it has been told that its connection ends."""
 FAREWELLS = 256
@@ -337,6 +339,7 @@ class FrontServer(web.Server):
             "header_timeout": limits.header_timeout,
             "keepalive_timeout": limits.client_idle_timeout,
             "max_field_size": field_bytes,
+            "read_bufsize": READ_BUFFER,
             "max_headers": limits.header_count,
             "max_line_size": limits.target_bytes,
             "occupancy": occupancy,

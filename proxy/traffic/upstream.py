@@ -96,7 +96,7 @@ class Upstream:
         if self._has_room():
             self._dialing += 1
             return await self._dial()
-        return await self._wait_in_line()
+        return await self._wait_in_line(fresh=fresh)
 
     def release(self, conn: Connection) -> None:
         """Give a connection back, in any state; only the first call counts."""
@@ -191,7 +191,7 @@ class Upstream:
             self._dialing += 1
             waiter.set_result(None)
 
-    async def _wait_in_line(self) -> Connection:
+    async def _wait_in_line(self, *, fresh: bool) -> Connection:
         if len(self._line) >= self._settings.queue:
             raise UpstreamBusy(f"Too many requests wait for {self.name}.", retry_after=1)
         loop = asyncio.get_running_loop()
@@ -211,7 +211,7 @@ class Upstream:
         if conn.reusable:
             return conn
         self.release(conn)  # it broke on the way here
-        return await self.acquire()
+        return await self.acquire(fresh=fresh)
 
     def _give_up(self, waiter: asyncio.Future[Connection | None]) -> None:
         if not waiter.done():
