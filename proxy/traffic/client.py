@@ -72,11 +72,16 @@ class Client:
     async def flush(self) -> None:
         """Wait until the kernel has all of the answer, so that an exit cannot cut it short."""
         low, high = self.transport.get_write_buffer_limits()
-        self.transport.set_write_buffer_limits(high=0)
+        self._hold(high=0)
         try:
             await self.drain()
         finally:
-            self.transport.set_write_buffer_limits(high=high, low=low)
+            self._hold(high=high, low=low)
+
+    def _hold(self, **limits: int) -> None:
+        """Set how much may wait to be sent; uvloop refuses that for a connection that is gone."""
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(**limits)
 
     def break_off(self) -> None:
         """End the connection so that the client cannot take what it got for the whole answer."""

@@ -387,3 +387,19 @@ async def test_client_that_goes_on_being_refused_and_reads_nothing_is_let_go(
         near.send(denied * 10_000)
         await until(lambda: app.occupancy.connections == 1)
         await until(lambda: app.occupancy.connections == 0)
+
+
+async def test_client_that_leaves_when_the_upstream_has_given_all_is_no_failure_of_ours(
+    far: Far, sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    listener = {"bind": f"unix:{tmp_path / 'socket'}"}
+    async with between(far, sandbox, scan, listener=listener) as app:
+        async with client(app) as near:
+            near.send(GET)
+            up = await far.wire()
+            await up.head()
+            up.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + b"x" * 500_000)
+            await until(lambda: app.status().upstreams[1].busy == 0)
+            assert app.active == 1
+        await until(lambda: app.active == 0)
+    assert '"level": "error"' not in scan.output.getvalue()
