@@ -72,9 +72,10 @@ class Keeper:
         self._wake = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
         self._asked: LRUCache[str, set[int]] = LRUCache(TOKENS_ASKED)
-        self._verdicts: TTLCache[tuple[str, int], Standing] = TTLCache(
+        self._verdicts: TTLCache[tuple[str, int], tuple[Standing, float]] = TTLCache(
             1024, VERDICT_SECONDS, timer=clock
         )
+        """What inspect said of each token and status, and when."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
 
@@ -138,16 +139,19 @@ class Keeper:
 
     def known_verdict(self, token: Token, status: int) -> Standing | None:
         """Return what inspect said moments ago about such a refusal, without asking."""
-        verdict: Standing | None = self._verdicts.get((token.id, status))
-        return verdict
+        return self._said_since(-math.inf, token, status)
 
-    async def verdict(self, token: Token, status: int, seconds: float) -> Standing:
+    async def verdict(
+        self, token: Token, status: int, seconds: float, *, anew: bool = False
+    ) -> Standing:
         """Ask Mobula what a refusal with `status` says of the token; UNKNOWN after `seconds`.
 
-        Concurrent questions share one inspect call, and its answer is kept for a few seconds.
+        Concurrent questions share one inspect call, and its answer is kept for a few seconds, but
+        does not serve a question that is asked `anew`.
         """
-        deadline = self._clock() + seconds
-        while (known := self.known_verdict(token, status)) is None:
+        began = self._clock()
+        since, deadline = began if anew else -math.inf, began + seconds
+        while (known := self._said_since(since, token, status)) is None:
             if not self._pool.ask(token.id, self._clock()):
                 return Standing.GONE
             self._asked.setdefault(token.id, set()).add(status)
@@ -155,6 +159,10 @@ class Keeper:
             if not await self._change(deadline - self._clock()):
                 return Standing.UNKNOWN
         return known
+
+    def _said_since(self, since: float, token: Token, status: int) -> Standing | None:
+        standing, at = self._verdicts.get((token.id, status), (None, -math.inf))
+        return standing if at > since else None
 
     # What operators call
 
@@ -255,7 +263,7 @@ class Keeper:
         answer = await self._mobula.inspect(token)
         self._pool.inspected(token.id, answer, self._clock())
         for status in self._asked.pop(token.id, ()):
-            self._verdicts[token.id, status] = answer.standing
+            self._verdicts[token.id, status] = answer.standing, self._clock()
         self._changed()
 
     async def _revoke(self, token: Token, turns: asyncio.Semaphore | None = None) -> None:

@@ -34,7 +34,8 @@ from proxy.traffic.upstream import Upstream
 if TYPE_CHECKING:
     from proxy.traffic.websocket import Relay
 
-REFUSALS = frozenset({401, 403})
+UNAUTHORIZED = 401
+REFUSALS = frozenset({UNAUTHORIZED, 403})
 USED_UP = 429
 BROKEN_OFF = (Refusal, ConnectionError, TimeoutError)
 """What ends an answer after its head without being our own failure."""
@@ -227,13 +228,16 @@ class Handler:
         if status not in REFUSALS and status != USED_UP:
             self._keeper.settle(lease, Outcome.USED if status < 400 else Outcome.UNKNOWN)
             return False
-        if self._keeper.known_verdict(lease.token, status) in (Standing.ALIVE, Standing.UNKNOWN):
+        known = self._keeper.known_verdict(lease.token, status)
+        # A 401 is about our credential, so that what Mobula said before this one is not enough.
+        again = known is Standing.ALIVE and status == UNAUTHORIZED
+        if known in (Standing.ALIVE, Standing.UNKNOWN) and not again:
             self._keeper.settle(lease, Outcome.UNKNOWN)
             return False
         refused[lease.token.id] = lease.token
         may_go = out.may_resend(status) and len(refused) < MOST_REFUSED
-        if status == USED_UP:
-            standing = await self._keeper.verdict(lease.token, status, INSPECT_SECONDS)
+        if status == USED_UP or again:
+            standing = await self._keeper.verdict(lease.token, status, INSPECT_SECONDS, anew=again)
             dead = standing in (Standing.EXHAUSTED, Standing.GONE)
             self._keeper.settle(lease, Outcome.EXHAUSTED if dead else Outcome.UNKNOWN)
             return dead and may_go

@@ -362,6 +362,14 @@ async def test_a_verdict_is_kept_for_a_few_seconds(room: Room) -> None:
     assert room.keeper.known_verdict(token, 429) is None
 
 
+async def test_a_question_asked_anew_is_not_served_with_a_verdict_from_before(room: Room) -> None:
+    token = await room.token()
+    assert await room.keeper.verdict(token, 401, 5) is Standing.ALIVE
+    room.sandbox.ledger.revoke(token.id)
+    assert await room.keeper.verdict(token, 401, 5) is Standing.ALIVE
+    assert await room.keeper.verdict(token, 401, 5, anew=True) is Standing.GONE
+
+
 async def test_a_verdict_on_one_status_says_nothing_of_another(room: Room) -> None:
     token = await room.token()
     await room.keeper.verdict(token, 429, 5)

@@ -741,6 +741,19 @@ async def test_revoked_tokens_are_replaced_without_a_failed_request(
         assert int(str(sandbox.ledger.report()["mint_calls"])) <= 3
 
 
+async def test_tokens_revoked_right_after_a_401_of_the_clients_own_are_replaced_too(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    """What Mobula said of a token moments ago says nothing of a request sent since."""
+    async with running(sandbox.url, scan) as app:
+        await until_ready(app)
+        url = base_url(app) + "/api/1/market/data"
+        assert (await get(url, headers={"X-Sandbox-Fault": "status=401"}))[0] == 401
+        sandbox.ledger.revoke_all()
+        answers = await asyncio.gather(*(get(url) for _ in range(32)))
+        assert {status for status, _, _ in answers} == {200}
+
+
 async def test_request_is_sent_with_three_tokens_at_the_most(
     app: App, far: Far, sandbox: Sandbox
 ) -> None:
