@@ -89,6 +89,7 @@ class Attempt:
         if self.upload is not None and not self.upload.done():
             self.upload.cancel()
             await asyncio.wait({self.upload})
+        self.failure = None  # it holds what the upload had at hand, and would keep it in memory
 
 
 def chunk(data: bytes) -> bytes:

@@ -89,10 +89,11 @@ class RequestBody:
                 return await self._request.content.readany()
         except TimeoutError:
             raise self._too_slow() from None
-        except web.RequestPayloadError:
-            raise MalformedRequest("The request body is malformed.") from None
-        except ConnectionError:
-            raise MalformedRequest("The client left in mid-request.") from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            error.__traceback__ = None  # it holds what is at hand here, and aiohttp keeps it
+            left = isinstance(error, ConnectionError)
+            detail = "The client left in mid-request." if left else "The request body is malformed."
+            raise MalformedRequest(detail) from None
         finally:
             self._patience.waited += self._clock() - began
 

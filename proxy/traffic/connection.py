@@ -26,6 +26,9 @@ from proxy.traffic.message import ResponseHead
 BODY_BUFFER: Final = 256 * 1024
 
 
+def _nothing() -> None: ...
+
+
 class _Deadline:
     """A deadline that is cheap to move: its timer is late rather than replaced, and re-arms."""
 
@@ -46,8 +49,9 @@ class _Deadline:
         self._when = math.inf
 
     def stop(self) -> None:
-        """Clear it for good: nothing refers to the connection any more."""
+        """Clear it for good: neither the loop nor this refers to the connection any more."""
         self.clear()
+        self._expired = _nothing
         if self._timer is not None:
             self._timer.cancel()
 
@@ -242,6 +246,16 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._fail(self._closed("The proxy closed the connection to the upstream."))
+
+    def discard(self) -> None:
+        """Break it for good, and let go of the answer and of the error: nobody asks for them now.
+
+        An error that was raised holds all that was at hand then, this connection and its buffers
+        among it, and so they would stay in memory until the next full garbage collection.
+        """
+        self.abort()
+        self._answer = None
+        self._error = UpstreamClosed("The connection has been discarded.", answered=True)
 
     # asyncio.Protocol
 

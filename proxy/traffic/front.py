@@ -105,6 +105,7 @@ class FrontConnection(web.RequestHandler):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        self._last_body = self._doubted_body = None  # they know this connection
 
     def data_received(self, data: bytes) -> None:
         """Parse, and fail a body that turns out malformed, for which aiohttp would go on waiting.
@@ -115,6 +116,8 @@ class FrontConnection(web.RequestHandler):
         super().data_received(data)
         self._time_head()
         for message, body in islice(self._messages, queued, None):
+            if (error := getattr(message, "exc", None)) is not None:
+                error.__traceback__ = None  # it holds what came, and is held by that
             self._contain(message, body, data)
         if self._doubted_body is not None:
             self._contain_end(self._doubted_body, data)

@@ -107,7 +107,7 @@ class Upstream:
         if conn.expires is None:
             conn.expires = self._expiry(conn, now)
         if not conn.reusable or conn.expires <= now:
-            conn.abort()
+            conn.discard()
             self._offer_room()
         elif (waiter := self._next_in_line()) is not None:
             self._busy.add(conn)
