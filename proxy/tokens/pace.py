@@ -64,16 +64,19 @@ class Pace:
         """Return the pause after a failure, in seconds.
 
         While tokens are in hand, there is a try just before they end, and none that would still be
-        under way then if it took as long as this one.
+        under way then if it took as long as this one. No try is made before Mobula allows it, but
+        that it would does not mean that it will: such tries are spread like all others.
         """
         if fault.fatal:
             return SLOW_RETRY * (0.8 + 0.4 * self._chance())
-        if fault.retry_after is not None:
-            self._budget.close(now + fault.retry_after)
-            return fault.retry_after
         pause = self._pause(fault, lasts, now)
         took = now - self._started_at
-        return lasts if lasts > 0 and pause > lasts - took else pause
+        if lasts > 0 and pause > lasts - took:
+            pause = lasts
+        if fault.retry_after is None:
+            return pause
+        self._budget.close(now + fault.retry_after)
+        return max(pause, fault.retry_after)
 
     def _pause(self, fault: MintFault, lasts: float, now: float) -> float:
         """Return the pause after a passing failure, in seconds.

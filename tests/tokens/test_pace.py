@@ -8,6 +8,7 @@ from proxy.tokens.pace import LAST_TRY, Pace
 
 REFUSED = MintFault("connect", "refused", sent=False)
 BROKEN = MintFault("503", "status 503")
+PUT_OFF = MintFault("429", "status 429", retry_after=1.0)
 
 
 def pace(*, chance: float = 0.0) -> Pace:
@@ -60,6 +61,22 @@ def test_failed_calls_are_spread_over_the_time_that_the_stock_lasts() -> None:
     gaps = [after - before for before, after in itertools.pairwise(tries)]
     assert max(gaps) - min(gaps) < 0.001
     assert tries[-1] == 20 - LAST_TRY
+
+
+def test_calls_that_mobula_puts_off_for_moments_only_are_spread_like_others() -> None:
+    paced = pace(chance=1.0)
+    tries = [0.0]
+    while tries[-1] < 20 - LAST_TRY:
+        call(paced, tries[-1], PUT_OFF, lasts=20 - tries[-1])
+        tries.append(paced.next_at(20 - tries[-1], tries[-1]))
+    assert len(tries) == 5
+    assert tries[-1] == 20 - LAST_TRY
+
+
+def test_no_call_is_made_before_mobula_allows_it() -> None:
+    paced = pace()
+    call(paced, 0, MintFault("429", "status 429", retry_after=30.0), lasts=20)
+    assert paced.next_at(20, 0) == 30
 
 
 def test_a_success_forgets_the_failures() -> None:
