@@ -21,6 +21,8 @@ class Holding:
     generation: int
     open: int = 0
     """Requests under way: charged and not yet settled."""
+    born: int = 0
+    """Serial of the last lease given before it came."""
     suspect_from: int | None = None
     """Serial of the last lease given before the token was refused; None when in good standing."""
     counts: bool = True

@@ -14,8 +14,8 @@ The rules:
 5. One creation call at a time, within the mint budget. The budget's last call is kept for when the
    stock would run out before the next one could be made.
 6. A refused token is set aside and inspected, one inspect at a time. It is quarantined only if
-   Mobula says that it is used up or gone. Once one is gone, the others must prove themselves: until
-   then they do not count as stock.
+   Mobula says that it is used up or gone. Once one is gone, the others must prove themselves, but
+   for those that came after it had fallen under suspicion: until then they do not count as stock.
 """
 
 import math
@@ -243,7 +243,7 @@ class TokenPool:
         else:
             self._quarantine(holding, answer.standing)
             if answer.standing is Standing.GONE:
-                self._doubt_all(now)
+                self._doubt_others(holding, now)
 
     def replace(self, reason: Reason, now: float) -> None:
         """Have every token in hand replaced: they serve until their successors are there."""
@@ -334,14 +334,16 @@ class TokenPool:
         self._to_inspect.pop(holding.token.id, None)
         self.wants_plan = True
 
-    def _doubt_all(self, now: float) -> None:
+    def _doubt_others(self, gone: Holding, now: float) -> None:
+        since = math.inf if gone.suspect_from is None else gone.suspect_from
         for each in self._held:
+            if each.born >= since:
+                continue
             if each.suspect_from is None:
                 each.suspect_from = self._serial
+                self._drop_current(each, Reason.REJECTED)
             each.counts = False
             self._to_inspect.setdefault(each.token.id, now)
-        if self._current is not None:
-            self._drop_current(self._current, Reason.REJECTED)
 
     def _quarantine(self, holding: Holding, standing: Standing) -> None:
         if not self._remove(holding):
@@ -392,6 +394,7 @@ class TokenPool:
             return None
         self._seen[token.id] = token.expires_at
         holding = hold(token, request.generation, self._chance())
+        holding.born = self._serial
         if request.generation < self._generation:
             holding.refresh_at = token.minted_at
         return holding

@@ -641,6 +641,18 @@ def test_doubted_tokens_are_inspected_one_after_the_other() -> None:
     assert repr(script) == "<TokenPool 0 ready, 2 quarantined, 5000 left>"
 
 
+def test_tokens_that_came_after_the_suspicion_are_not_doubted_with_the_others() -> None:
+    """All of a stock being revoked costs one creation call, not one for each token."""
+    script = holding("a", "b", "c")
+    script.reject(1)
+    script.inspected(1, "a", Standing.GONE)
+    script.mint(1, token("d"), token("e"), token("f"))  # "b" is being inspected meanwhile
+    script.pool.inspected("b", Inspection(Standing.GONE), 1)
+    script.inspected(1, "c", Standing.GONE)
+    assert repr(script) == "<TokenPool 3 ready, 3 quarantined, 15000 left>"
+    assert script.mints(1) == []
+
+
 def test_a_token_that_expired_under_its_inspect_casts_no_doubt_on_the_others() -> None:
     script = Script(standby=1)
     script.mint(0, token("a", lives=60), token("b"))
