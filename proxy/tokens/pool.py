@@ -374,8 +374,13 @@ class TokenPool:
         return self._wanted - sum(1 for each in self._held if each.fresh(now))
 
     def _count(self, now: float) -> int:
-        """Return how many tokens to mint, once there is a need."""
-        demand = (LEAD + COVER - self._lasts(now)) * self._spent.rate
+        """Return how many tokens to mint, once there is a need.
+
+        Tokens that are being replaced do not count: they go when their successors come.
+        """
+        staying = [each for each in self._held if each.generation == self._generation]
+        lasts = endurance(staying, self._spent.rate, now)
+        demand = (LEAD + COVER - lasts) * self._spent.rate
         return min(MAX_COUNT, max(self._missing(now), math.ceil(demand / self._limit), 1))
 
     def _lasts(self, now: float) -> float:

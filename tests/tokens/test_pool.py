@@ -767,6 +767,16 @@ def test_tokens_that_are_to_be_replaced_serve_until_their_successors_are_there()
     assert repr(script) == "<TokenPool 2 ready, 0 quarantined, 9999 left>"
 
 
+def test_one_call_replaces_as_many_tokens_as_the_rate_needs() -> None:
+    script = Script(standby=0, limit=500)
+    script.mint(0, token("a", limit=100_000))
+    spend(script, 100, 9, 1)
+    script.pool.replace(Reason.REQUESTED, 10)
+    successors = [token(name, 10, limit=500) for name in "bcdefgh"]
+    assert script.mint(10, *successors).count == len(successors)
+    assert script.mints(10) == []
+
+
 @pytest.mark.parametrize("reason", [Reason.KEY_CHANGED, Reason.REQUESTED])
 def test_the_reason_of_a_replacement_is_told(reason: Reason) -> None:
     script = holding("a")
