@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Options for the proxy that `make run` starts, as in: make run ARGS="--set log.access=true"
 ARGS ?=
+# One for each of two cores, and one that is with the soak, which sleeps most of the time.
+WORKERS := 3
+# Seconds that `make soak` takes.
+SOAK_SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
 
@@ -18,7 +22,7 @@ run: $(VENV)/.run ## Serve on 127.0.0.1:8080; without MOBULA_API_KEY, a demo on 
 
 .PHONY: test
 test: lint types imports ## Run the linters, the type checker and all tests
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and formatting
@@ -45,6 +49,10 @@ schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
 .PHONY: tables
 tables: $(VENV)/.dev ## Rewrite the tables in docs/ that tests find out
 	WRITE_TABLES=1 $(BIN)/pytest --numprocesses 0 tests/faults
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Half an hour of mixed load with random faults; nothing may stay behind
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest --numprocesses 0 --capture no tests/soak
 
 .PHONY: bench
 bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as installed for use

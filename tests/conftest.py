@@ -14,7 +14,7 @@ from wire import Far
 
 Loop = asyncio.AbstractEventLoop
 
-pytest.register_assert_rewrite("table", "faults.world")
+pytest.register_assert_rewrite("table", "faults.world", "soak.polite", "soak.rude")
 
 # Two busy cores make drawing slow at times, which says nothing of the code under test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +32,11 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], L
     if item.get_closest_marker("both_loops"):
         factories["asyncio"] = asyncio.SelectorEventLoop
     return factories
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests in front, so that one worker begins with them and the rest goes on beside."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture

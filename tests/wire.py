@@ -144,7 +144,9 @@ class Wire:
         self._writer.transport.abort()
 
     def reset(self) -> None:
-        """End the connection with a reset instead of an orderly end."""
+        """End the connection with a reset instead of an orderly end, if it has not ended yet."""
+        if self._writer.is_closing():
+            return
         sock = self._writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.drop()
@@ -223,7 +225,7 @@ class Far:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        self._all.append(Wire(reader, writer))
+        self._all = [*(wire for wire in self._all if wire.is_open), Wire(reader, writer)]
         self._wires.put_nowait(self._all[-1])
 
     async def wire(self, patience: float | None = PATIENCE) -> Wire:
