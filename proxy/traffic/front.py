@@ -114,7 +114,7 @@ class FrontConnection(web.RequestHandler):
         """
         queued = len(self._messages)
         super().data_received(data)
-        self._time_head()
+        self._time_head(data)
         for message, body in islice(self._messages, queued, None):
             if (error := getattr(message, "exc", None)) is not None:
                 error.__traceback__ = None  # it holds what came, and is held by that
@@ -176,13 +176,16 @@ class FrontConnection(web.RequestHandler):
             max_msg_queue_size=self._max_msg_queue_size,
         )
 
-    def _time_head(self) -> None:
-        """Start the clock for a head that has begun, stop it for one that has come."""
+    def _time_head(self, data: bytes) -> None:
+        """Start the clock for a head that has begun, stop it for one that has come.
+
+        Empty lines begin none: some clients send one behind a body (RFC 9112, section 2.2).
+        """
         if self._head_timer is not None:
             if self._request_count > self._heads:
                 self._head_timer.cancel()
                 self._head_timer = None
-        elif self._awaits_head():
+        elif self._awaits_head() and data.strip(b"\r\n"):
             self._heads = self._request_count
             self._head_timer = self._loop.call_later(self._header_timeout, self._head_expired)
 
@@ -228,9 +231,8 @@ class FrontConnection(web.RequestHandler):
         If it were closed while the client still sends, its kernel would throw away what the client
         has not read yet, be it the very answer that says why (RFC 9112, section 9.6).
         """
-        self._force_close = (
-            True  # aiohttp then throws away what comes, and leaves the closing to us
-        )
+        # To aiohttp this means that it throws away what comes, and leaves the closing to us.
+        self._force_close = True
         transport = self.transport
         if transport is None or transport.is_closing():
             return

@@ -220,6 +220,19 @@ async def test_head_behind_another_request_has_its_time_too(limited: Any, far: F
         assert await refused(near) == (408, "request_timeout")
 
 
+async def test_empty_line_behind_a_request_begins_no_head(limited: Any, far: Far) -> None:
+    async with limited(header_timeout=0.05) as app, client(app) as near:
+        up = await used_before(near, far)
+        near.send(b"\r\n")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.15):
+                await near.some()
+        near.send(GET)
+        await up.head()
+        up.send(OK)
+        assert (await near.answer())[1] == b"ok"
+
+
 async def test_request_that_is_being_served_has_left_its_heads_time_behind(
     limited: Any, far: Far
 ) -> None:
