@@ -14,7 +14,7 @@ from harness import SecretScan
 from soak.stage import EVERYBODY, Stage, staged
 from soak.watch import say
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "100"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 VISITS_A_SECOND = float(os.environ.get("SOAK_VISITS", "25"))
 SEED = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))  # noqa: S311 - no secret
 
