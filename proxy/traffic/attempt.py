@@ -89,7 +89,8 @@ class Attempt:
         if self.upload is not None and not self.upload.done():
             self.upload.cancel()
             await asyncio.wait({self.upload})
-        self.failure = None  # it holds what the upload had at hand, and would keep it in memory
+        # They hold all that the upload had at hand, this among it, and would keep it in memory.
+        self.upload = self.failure = None
 
 
 def chunk(data: bytes) -> bytes:

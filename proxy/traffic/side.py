@@ -93,7 +93,8 @@ class Side:
             self._feed(data)
         came = self._came.popleft()
         if isinstance(came, ViolationError):
-            raise came
+            # A new one: one that was raised holds this frame, which holds `came`.
+            raise ViolationError(came.code, str(came))
         return came
 
     async def discard(self) -> None:
@@ -130,7 +131,8 @@ class Side:
         self._protocol.data_to_send()  # its own pongs and closes, which nobody is to get
         for frame in cast("list[Frame]", self._protocol.events_received()):
             self._take(frame)
-        if was_open and self._protocol.parser_exc is not None:
+        if was_open and (broken := self._protocol.parser_exc) is not None:
+            broken.__traceback__ = None  # it holds the protocol, which keeps it
             told = cast("Close", self._protocol.close_sent)
             self._came.append(ViolationError(told.code, told.reason))
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from frames import CLOSE, HANDSHAKE, TEXT, frame, from_client, receive, switching
 from harness import SecretScan, until
 from proxy.app import App
 from proxy.sandbox import Sandbox
@@ -16,9 +17,11 @@ from proxy.traffic.attempt import Attempt
 from proxy.traffic.body import RequestBody
 from proxy.traffic.connection import Connection
 from proxy.traffic.front import FrontConnection
+from proxy.traffic.side import Side
+from proxy.traffic.websocket import Relay
 from wire import GET, Far, Wire, between, client
 
-HELD = (FrontConnection, RequestBody, Attempt, Connection, Answer)
+HELD = (FrontConnection, RequestBody, Attempt, Connection, Answer, Relay, Side)
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 5_000_000
 UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999\r\n\r\n" + b"x" * 500_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
@@ -79,6 +82,12 @@ async def sends_no_more_of_its_upload(near: Wire, far: Far) -> None:
     await (await asked(near, far, UPLOAD)).ended()
 
 
+async def is_refused_in_its_upload(near: Wire, far: Far) -> None:
+    up = await asked(near, far, UPLOAD)
+    up.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+    await near.answer()
+
+
 async def sends_a_malformed_body(near: Wire, far: Far) -> None:
     up = await asked(near, far, CHUNKED)
     near.send(b"xyz\r\n")
@@ -109,6 +118,38 @@ async def meets_an_invalid_answer(near: Wire, far: Far) -> None:
     await near.answer()
 
 
+async def with_a_websocket(near: Wire, far: Far) -> Wire:
+    near.send(HANDSHAKE)
+    up = await far.wire()
+    up.send(switching(await up.request()))
+    await near.head()
+    return up
+
+
+async def leaves_its_websocket(near: Wire, far: Far) -> None:
+    up = await with_a_websocket(near, far)
+    near.send(from_client(TEXT, b"x" * 300_000, fin=False))
+    near.reset()
+    await is_told_to_close(up)
+
+
+async def breaks_off_its_websocket(near: Wire, far: Far) -> None:
+    up = await with_a_websocket(near, far)
+    near.send(from_client(TEXT, b"x" * 300_000, fin=False) + frame(TEXT, b"without a mask"))
+    await is_told_to_close(up)
+
+
+async def meets_an_invalid_websocket(near: Wire, far: Far) -> None:
+    up = await with_a_websocket(near, far)
+    up.send(frame(TEXT, b"x" * 300_000, fin=False) + from_client(TEXT, b"with a mask"))
+    await is_told_to_close(up)
+
+
+async def is_told_to_close(up: Wire) -> None:
+    assert (await receive(up)).first == 0x80 | CLOSE
+    up.close()
+
+
 @pytest.mark.parametrize(
     "client_that",
     [
@@ -117,11 +158,15 @@ async def meets_an_invalid_answer(near: Wire, far: Far) -> None:
         takes_nothing_of_its_answer,
         leaves_its_upload,
         sends_no_more_of_its_upload,
+        is_refused_in_its_upload,
         sends_a_malformed_body,
         sends_nonsense,
         meets_a_reset,
         meets_a_stall,
         meets_an_invalid_answer,
+        leaves_its_websocket,
+        breaks_off_its_websocket,
+        meets_an_invalid_websocket,
     ],
     ids=lambda each: each.__name__,
 )
