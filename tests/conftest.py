@@ -14,7 +14,7 @@ from wire import Far
 
 Loop = asyncio.AbstractEventLoop
 
-pytest.register_assert_rewrite("table", "faults.world", "soak.polite", "soak.rude")
+pytest.register_assert_rewrite("table", "faults.world", "soak.feeds", "soak.polite", "soak.rude")
 
 # Two busy cores make drawing slow at times, which says nothing of the code under test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -33,6 +33,9 @@ MALFORMED = {
     b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n": "405 method_denied",
     b"GET / HTTP/1.1\r\nHost: a\r\nExpect: cake\r\n\r\n": "417 expectation_failed",
     b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n": (
+        "426 websocket_version"
+    ),
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: irc\r\n\r\n": (
         "501 upgrade_unsupported"
     ),
 }

@@ -15,13 +15,14 @@ from proxy.config import Address
 from proxy.sandbox import Sandbox
 from soak.chaos import OTHER_KEY, Chaos
 from soak.crowd import Crowd, Doors
+from soak.feeds import FEEDS
 from soak.polite import POLITE
 from soak.rogue import Rogue
 from soak.rude import LIMITS, RUDE
 from soak.watch import Watch
 from wire import Far, served
 
-EVERYBODY = POLITE | RUDE
+EVERYBODY = POLITE | FEEDS | RUDE
 TOKEN_LIMIT = 200
 """So few requests that another token is drawn every few seconds, and expires before the last."""
 

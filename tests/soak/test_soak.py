@@ -37,25 +37,26 @@ async def test_mixed_load_with_random_faults_leaves_nothing_behind(
 ) -> None:
     say(f"seed {SEED}: {VISITS_A_SECOND:g} visits a second for {SECONDS:g} s")
     async with staged(scan, tmp_path, SEED) as stage:
-        before = await stage.watch.at_rest()
+        watch, crowd, process = stage.watch, stage.crowd, stage.proxy.process
+        before = await watch.at_rest()
         await stage.play(SECONDS, VISITS_A_SECOND)
-        after = await stage.watch.back_to(before, CLOSING_SECONDS)
-        early = stage.watch.memory(WARM_UP, WINDOW)
-        late = stage.watch.memory(SECONDS - WINDOW, WINDOW)
+        after = await watch.back_to(before, CLOSING_SECONDS)
+        early = watch.memory(WARM_UP, WINDOW)
+        late = watch.memory(SECONDS - WINDOW, WINDOW)
         say(stage.report())
         say(f"{before}\n{after}\n{early:.1f} MB after the warm-up, {late:.1f} MB at the end")
+        process.signal(signal.SIGTERM)
+        ended = await stage.proxy.ended()
 
-        assert stage.crowd.findings == []
-        assert stage.crowd.visits.keys() == EVERYBODY.keys()
-        assert after.holds_no_more_than(before)
-        assert late < early * (1 + MOST_GROWTH)
-        assert after.settled >= stage.arrived
-        assert_tokens_were_well_used(stage)
-
-        stage.proxy.process.signal(signal.SIGTERM)
-        assert await stage.proxy.ended() == 143
-    assert [each for each in stage.proxy.process.records() if each["level"] == "error"] == []
-    assert "Traceback" not in stage.proxy.process.err
+    assert crowd.findings == []
+    assert crowd.visits.keys() == EVERYBODY.keys()
+    assert after.holds_no_more_than(before)
+    assert late < early * (1 + MOST_GROWTH)
+    assert after.settled >= stage.arrived
+    assert_tokens_were_well_used(stage)
+    assert ended == 143
+    assert [each for each in process.records() if each["level"] == "error"] == []
+    assert "Traceback" not in process.err
 
 
 def assert_tokens_were_well_used(stage: Stage) -> None:
