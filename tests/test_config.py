@@ -219,7 +219,7 @@ def test_a_flag_with_a_mapping_sets_a_whole_upstream(loading: Loader) -> None:
             "a: !!python/name:os",
             (
                 "is not valid YAML at line 1, column 4: could not determine "
-                "a constructor for the tag 'tag:yaml.org,2002:python/name:os'"
+                "a constructor for the tag ***"
             ),
         ),
         ("a: \x00", "holds a character that YAML does not allow"),
@@ -440,6 +440,9 @@ def test_a_static_key_in_a_variable_is_told_where_it_belongs(problems: Problems)
         (f"api_key: {{{SECRET}: 1, {SECRET}: 2}}", {}, []),
         (f"api_key: {{file: [{SECRET}]}}", {}, []),
         (f"api_key: {{'{SECRET}", {}, []),
+        (f"api_key: !{SECRET}", {}, []),
+        (f"api_key: !<{SECRET}> x", {}, []),
+        (f"api_key: !{SECRET}!x y", {}, []),
         (f"key: {SECRET}", {}, []),
         (f"token: {SECRET}", {}, []),
         (f"upstreams: {{a.test: 'https://{SECRET}'}}", {}, []),
@@ -451,8 +454,11 @@ def test_a_static_key_in_a_variable_is_told_where_it_belongs(problems: Problems)
         ("", {"API_KEY__KEY": SECRET}, []),
         ("", {"KEY": SECRET}, []),
         ("", {"API_KEY": f"{{'{SECRET}"}, []),
+        ("", {"API_KEY": f"!{SECRET}"}, []),
         ("", {}, [("api_key", SECRET)]),
         ("", {}, [(f"api_key.{SECRET}", "1")]),
+        ("", {}, [(f"api_key..{SECRET}", "1")]),
+        ("", {}, [("upstreams.a.test.url", f"https://u:{SECRET}@:")]),
     ],
 )
 def test_a_secret_is_never_shown(

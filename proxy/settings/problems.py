@@ -49,7 +49,7 @@ def full_name(path: SettingPath) -> str:
     """Return the dotted name, `listeners[0].bind`; what stands below `api_key` could be the key."""
     if path[:1] == (SECRET,) and path[1:] != ("file",):
         return SECRET
-    steps = (f"[{step}]" if isinstance(step, int) else f".{_printable(step)}" for step in path)
+    steps = (f"[{step}]" if isinstance(step, int) else f".{_shown_text(step)}" for step in path)
     return "".join(steps).removeprefix(".")
 
 
@@ -59,7 +59,11 @@ def shown(path: SettingPath, value: object) -> str | None:
         return None
     if not isinstance(value, str) or value.isdecimal() or value in {"true", "false"}:
         return json.dumps(value, default=str)  # quotes tell text from what it looks like
-    return _printable(_without_credentials(value)) or '""'
+    return _shown_text(value) or '""'
+
+
+def _shown_text(text: str) -> str:
+    return _printable(_without_credentials(text))
 
 
 def _without_credentials(text: str) -> str:

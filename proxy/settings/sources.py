@@ -4,10 +4,10 @@ Mappings merge key by key, everything else is replaced whole. Each value's origi
 a problem can name the line, the variable or the flag to correct.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from re import fullmatch, match
 from typing import Any
 
 import yaml
@@ -18,6 +18,8 @@ from proxy.settings.values import SettingPath, Wrong
 
 PREFIX = "MOBULA_PROXY__"
 _FILE_BYTES = 1 << 20
+_QUOTED = re.compile(r""" (?:'(?!<)[^']{2,}'|"[^"]*")""")
+"""What a complaint about YAML quotes of the settings, a tag say; its own words stand in <>."""
 _DEFAULTS = "the defaults"
 
 
@@ -146,7 +148,7 @@ def _read_environ(environ: Mapping[str, str]) -> Iterator[_Entry | Problem]:
     """Read the variables, those of whole sections first: the more exact name wins."""
     names = [name for name in environ if name.startswith(PREFIX)]
     # Kubernetes names variables MOBULA_PROXY_PORT and the like, but none with two underscores.
-    near = (name for name in environ if match(r"MOBULA_PROXY_[^_]\w*__", name))
+    near = (name for name in environ if re.match(r"MOBULA_PROXY_[^_]\w*__", name))
     yield from (Problem(name, f"names no setting; write {PREFIX}SECTION__KEY") for name in near)
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
@@ -160,7 +162,8 @@ def _read_overrides(overrides: Sequence[tuple[str, str]]) -> Iterator[_Entry | P
     for key, text in overrides:
         path = tuple(key.split("."))
         if not all(path):
-            yield Problem(f"--set {key}=", "names no setting; write --set section.key=value")
+            name = f"--set {full_name(path)}="
+            yield Problem(name, "names no setting; write --set section.key=value")
             continue
         entry = _read_value(path, text, f"--set {full_name(path)}")
         if path[0] == "upstreams" and isinstance(entry, _Entry):
@@ -181,7 +184,7 @@ def _upstream_path(path: tuple[str, ...], value: object) -> SettingPath:
 
 
 def _read_value(path: SettingPath, text: str, origin: str) -> _Entry | Problem:
-    if fullmatch(r"\[[^\[\]{}\"']*\]:[0-9]+", text):  # [v6]:port only looks like a YAML list
+    if re.fullmatch(r"\[[^\[\]{}\"']*\]:[0-9]+", text):  # [v6]:port only looks like a YAML list
         return _Entry(path, text, {path: origin})
     try:
         document = _parse(text, path)
@@ -223,7 +226,7 @@ def _parse(text: str, path: SettingPath) -> _Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = ", ".join(filter(None, (error.context, error.problem)))
+        reason = _QUOTED.sub(" ***", ", ".join(filter(None, (error.context, error.problem))))
         raise Wrong(f"is not valid YAML{place}: {reason}") from None
     except yaml.YAMLError:  # the reader's, which has no mark
         raise Wrong("holds a character that YAML does not allow") from None
