@@ -37,7 +37,7 @@ def frame(opcode: int, data: bytes = b"", *, fin: bool = True, mask: bytes = b""
         head = struct.pack("!BBH", first, bit | 126, len(data))
     else:
         head = struct.pack("!BBQ", first, bit | 127, len(data))
-    return head + mask + (_masked(data, mask) if mask else data)
+    return head + mask + (masked(data, mask) if mask else data)
 
 
 def from_client(opcode: int, data: bytes = b"", *, fin: bool = True) -> bytes:
@@ -58,10 +58,10 @@ async def receive(wire: Wire) -> Frame:
         length = int.from_bytes(await wire.exactly(size), "big")
     mask = await wire.exactly(4) if second & 0x80 else b""
     data = await wire.exactly(length)
-    return Frame(first, _masked(data, mask) if mask else data, masked=bool(mask))
+    return Frame(first, masked(data, mask) if mask else data, masked=bool(mask))
 
 
-def _masked(data: bytes, mask: bytes) -> bytes:
+def masked(data: bytes, mask: bytes) -> bytes:
     key = (mask * (len(data) // 4 + 1))[: len(data)]
     number = int.from_bytes(data, "big") ^ int.from_bytes(key, "big")
     return number.to_bytes(len(data), "big")

@@ -6,6 +6,7 @@ printed: after each test, none of the first may stand in the second (promise 1).
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import os
@@ -74,11 +75,17 @@ class SecretScan:
 
 def _shows(text: str, secret: str) -> bool:
     """Tell whether `text` holds a secret: plain, encoded, or but a token's signature."""
+    percent, *forms = _forms(secret)
+    return percent in text.lower() or any(form in text for form in forms)
+
+
+@functools.lru_cache(maxsize=4096)
+def _forms(secret: str) -> tuple[str, ...]:
     raw = secret.encode()
     percent = "".join(f"%{byte:02x}" for byte in raw)
     base64 = b64encode(raw).decode().rstrip("=")
     signature = secret.rpartition(".")[2]
-    return percent in text.lower() or any(form in text for form in (secret, base64, signature))
+    return percent, secret, base64, signature
 
 
 def settings_for(url: str, **sections: Any) -> Settings:

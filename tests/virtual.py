@@ -23,15 +23,16 @@ class _Leaps(selectors.SelectSelector):
     By select(2), since epoll would wait for a whole millisecond before each leap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float) -> None:
         super().__init__()
         self.now = 0.0
         self.threads = 0
+        self._silence = silence
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0 or self.threads:
             return super().select(timeout)
-        events = super().select(SILENCE)
+        events = super().select(self._silence)
         if not events:
             self.now += timeout
         return events
@@ -40,8 +41,9 @@ class _Leaps(selectors.SelectSelector):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Tells virtual time, in seconds from 0."""
 
-    def __init__(self) -> None:
-        self._leaps = _Leaps()
+    def __init__(self, silence: float = SILENCE) -> None:
+        """`silence` may be 0 if no socket gets anything from outside this loop."""
+        self._leaps = _Leaps(silence)
         super().__init__(self._leaps)
 
     def time(self) -> float:

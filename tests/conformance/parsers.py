@@ -7,7 +7,7 @@ import h11
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParserPy
-from httptools import HttpParserError, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 LARGEST = 1 << 20
 
@@ -81,13 +81,20 @@ class _LlhttpSink(_Sink):
 
 
 def read_llhttp(data: bytes) -> list[Request]:
-    """Read requests with llhttp, as httptools has it. Raises UnreadableError."""
+    """Read requests with llhttp, as httptools has it, as if no upgrade in them came about.
+
+    Raises UnreadableError.
+    """
     sink = _LlhttpSink()
-    sink.parser = HttpRequestParser(sink)
-    try:
-        sink.parser.feed_data(data)
-    except HttpParserError as error:
-        raise UnreadableError(f"llhttp: {error}") from error
+    while data:
+        sink.parser = HttpRequestParser(sink)
+        try:
+            sink.parser.feed_data(data)
+            break
+        except HttpParserUpgrade as upgrade:
+            data = data[upgrade.args[0] :]
+        except HttpParserError as error:
+            raise UnreadableError(f"llhttp: {error}") from error
     return sink.found
 
 
