@@ -9,6 +9,9 @@ ARGS ?=
 WORKERS := 3
 # Seconds that `make soak` takes.
 SOAK_SECONDS ?= 1800
+# Seconds that `make fuzz` takes for each target.
+FUZZ_SECONDS ?= 225
+FUZZ_TARGETS := request_path response_path websocket_path settings_loader
 
 .DEFAULT_GOAL := help
 
@@ -59,9 +62,24 @@ bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as
 	.venv-bench/bin/python bench/footprint.py
 	.venv-bench/bin/python bench/throughput.py
 
+# atheris needs Python 3.11 to 3.13; beside a newer one: make fuzz VENV=.venv-fuzz PYTHON=python3.13
+.PHONY: fuzz
+fuzz: $(FUZZ_TARGETS:%=fuzz-%) ## Fuzz for 15 minutes: FUZZ_SECONDS (225) for each of four targets
+
+fuzz-%: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/run.py $* -max_total_time=$(FUZZ_SECONDS)
+
+.PHONY: corpus
+corpus: $(FUZZ_TARGETS:%=corpus-%) ## Take what make fuzz has found into tests/fuzz/corpus, minimised
+
+corpus-%: $(VENV)/.fuzz
+	rm -rf .fuzz/merged && mkdir -p .fuzz/merged
+	$(BIN)/python tests/fuzz/run.py $* -merge=1 .fuzz/merged .fuzz/$* tests/fuzz/corpus/$*
+	rm -rf tests/fuzz/corpus/$* && mv .fuzz/merged tests/fuzz/corpus/$*
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .venv-fuzz .fuzz build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,4 +94,8 @@ clean: ## Remove the virtual environment and caches
 	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $*/.run
 
-.PRECIOUS: %/bin/python
+%/.fuzz: %/.dev
+	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
+	@touch $@
+
+.PRECIOUS: %/bin/python %/.fuzz
