@@ -58,5 +58,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         work.add_done_callback(self._end_of_thread)
         return work
 
+    async def shutdown_default_executor(self, *_: object) -> None:
+        """Let real time pass until the threads are done, however little a timeout would leave."""
+        self._leaps.threads += 1
+        await super().shutdown_default_executor()
+        self._leaps.threads -= 1
+
     def _end_of_thread(self, _: object) -> None:
         self._leaps.threads -= 1
