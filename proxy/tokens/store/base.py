@@ -1,0 +1,281 @@
+"""The store: what the proxies of one fleet know together.
+
+A store holds the **shelf**: the fleet's tokens, their secrets sealed, and for each how many of its
+requests are granted to nobody. A process takes a **share** of them and spends that without asking
+anybody. The rules that every store keeps:
+
+1. Each call is atomic, however many processes call at once.
+2. A request is granted once. What was granted and not given back is lost to the fleet, be it that
+   its process died or that an answer never arrived: it is never granted again.
+3. A retired or removed token is granted no more; what is given back to it is lost. A token of which
+   all is granted is removed once no sharer holds any of it.
+4. One creation call at a time, and no more than the mint budget in any 60 s, over all sharers. A
+   call counts from the moment it is permitted until 60 s after it ended. One that is never said to
+   have ended is taken to have ended PERMIT_SECONDS after it was permitted, and is then
+   *abandoned*: it may have made tokens that nobody has. Whoever ends a call late, when it is
+   somebody else's turn already, moves its place in the window and takes nobody's turn away.
+5. Calls are held back for the outages of the store itself: a process that has a *right* may make
+   one a minute by itself while it cannot reach the store. The store counts every right as a call a
+   minute, until RIGHT_SECONDS after its holder was last seen, for so long it is valid, or 60 s
+   after the holder left. It gives one only while calls and rights together stay within the budget.
+6. A store that may lose what it knows begins a new *epoch* when it has, with an empty shelf. It
+   cannot know of the calls before, so BLIND_CALLS a minute are always held back, which a new epoch
+   may use at once; it permits no others, and gives no right, in its first 60 s.
+7. A process that has not attended, or been granted anything, for SHARER_SECONDS is no sharer.
+8. Time is the store's own where it has a clock; nobody's wall clock is compared with another's.
+   Spans are in seconds, counts in requests.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+PERMIT_SECONDS = 10.0
+"""How long a creation call may take: longer than the client that makes it waits."""
+RIGHTS = 2
+"""Processes that may mint by themselves in an outage of the store."""
+RIGHT_SECONDS = 3600.0
+"""How long a right is valid after its holder was last seen."""
+BLIND_CALLS = 1
+"""Creation calls a minute that are held back for a store that has lost its memory."""
+SHARER_SECONDS = 15.0
+"""How long after it last attended a process counts as a sharer, and what it holds as in use."""
+CHORE_SECONDS = 15.0
+"""How long a chore is left to the process that took it; then another one may."""
+
+
+class StoreError(Exception):
+    """The store cannot be reached, or gave no answer in time; what was asked may be done or not.
+
+    The text names no secret: clients may see it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A token as the store has it."""
+
+    id: str
+    sealed: bytes = field(repr=False)
+    """The secret, as only `Seal.open` can read it."""
+    key: str
+    """Fingerprint of the static key that minted it."""
+    age: float
+    """Since it was minted."""
+    lives: float
+    """Until it expires."""
+    limit: int
+    free: int
+    """Requests that are granted to nobody."""
+    generation: int
+    revocable: bool
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process tells of itself each time it attends."""
+
+    rate: float
+    """Requests a second that it spends."""
+    holds: frozenset[str] = frozenset()
+    """Ids of the tokens that it has a share of, or requests under way with."""
+    minter: bool = True
+    """Whether it mints; only such a process is given a right."""
+    wants_right: bool = True
+    inspect_every: float = math.inf
+    """After how many seconds a token should be inspected again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """What a process learns each time it attends."""
+
+    epoch: str
+    generation: int
+    """How often the fleet's tokens were replaced; older ones are to be let go of."""
+    version: int
+    """Changes whenever tokens were added, retired or removed: then it is time to `load`."""
+    sharers: int
+    """Processes that share this shelf, this one included."""
+    rate: float
+    """Requests a second of all sharers, as they reported."""
+    free: Mapping[str, int]
+    """For each token that may be granted, the requests that are granted to nobody; may be 0."""
+    reported: frozenset[str]
+    """Ids of the tokens that somebody was refused with, and that nobody has inspected since."""
+    permits: int
+    """Creation calls that the budget allows now."""
+    next_permit_in: float
+    """Until a call may be permitted again; 0 when one may be now."""
+    minting: bool
+    """Whether a permitted call has not ended."""
+    fault: str
+    """Why the fleet's last creation call gave no token; empty if it gave some, or none was made."""
+    right: bool
+    """Whether this process may mint by itself in an outage, once a minute, for RIGHT_SECONDS."""
+    chores: int
+    """How many chores are due that nobody has taken; they need the static key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a creation call asks for."""
+
+    count: int
+    limit: int
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to make one creation call within PERMIT_SECONDS; no two have the same number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """No leave now; it is worth asking again after `seconds`."""
+
+    seconds: float
+    minting: bool
+    """True when that is because another process mints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a permitted creation call ended."""
+
+    sent: bool = True
+    """False if it certainly never reached Mobula: it then does not count."""
+    unclear: bool = False
+    """True if it may have made tokens that nobody has: it is then abandoned."""
+    closed_for: float = 0.0
+    """For how long from now nobody should try again."""
+    fault: str = ""
+    """Why it gave no token; empty if it gave some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a process was granted, maybe 0, and what is left for others."""
+
+    count: int
+    free: int
+
+
+class Task(Enum):
+    """What a chore is."""
+
+    INSPECT = "inspect"
+    """Somebody was refused with it, or it has not been inspected for a while."""
+    REVOKE = "revoke"
+    """It is retired, and no sharer holds it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something to do for the fleet, which needs the static key; it is this process's now."""
+
+    task: Task
+    token: Shelved
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A creation call that nobody said the end of: its tokens are nobody's, if it made any."""
+
+    number: int
+    order: Order
+    ago: float
+    """Since it was permitted."""
+
+
+class Store(Protocol):
+    """One shelf, as one process uses it. Every call raises StoreError; see the rules above."""
+
+    place: str
+    """Where it is, without secrets, for people."""
+    private: bool
+    """Whether no other process can share it, and it is forgotten with this one."""
+
+    async def open(self) -> int:
+        """Connect. Return how many shelves sealed with other secrets lie beside this one."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what `open` took; never raises."""
+        ...
+
+    async def attend(self, report: Report) -> Roll:
+        """Tell that this process lives, and learn how things are."""
+        ...
+
+    async def load(self) -> list[Shelved]:
+        """Return every token that has not expired, by expiry; retired ones too."""
+        ...
+
+    async def add(self, tokens: Sequence[Shelved]) -> None:
+        """Put new tokens on the shelf; one that is there already stays as it is.
+
+        `free` is what the caller does not keep for itself. `age` and `lives` are as of the call.
+        """
+        ...
+
+    async def grant(self, token_id: str, count: int) -> Granted:
+        """Take up to `count` requests of a token; this process is then taken to hold it."""
+        ...
+
+    async def give_back(self, token_id: str, count: int) -> None:
+        """Return granted requests that were not spent and never will be."""
+        ...
+
+    async def retire(self, token_id: str) -> None:
+        """Have a token granted no more; it is revoked once no sharer holds it."""
+        ...
+
+    async def remove(self, token_id: str) -> None:
+        """Forget a token: it is revoked, used up, or unknown to Mobula."""
+        ...
+
+    async def report(self, token_id: str) -> None:
+        """Ask for an inspect: Mobula refused a request with this token."""
+        ...
+
+    async def observe(self, token_id: str, remaining: int | None, mine: int) -> None:
+        """Note that Mobula called a token alive.
+
+        Where it said what remains, `free` is lowered to that less `mine`, which this process holds.
+        """
+        ...
+
+    async def chore(self, inspect_every: float) -> Chore | None:
+        """Take a chore that is due and that nobody has taken, the most urgent one first."""
+        ...
+
+    async def permit(self, order: Order) -> Permit | Wait:
+        """Ask for leave to make a creation call."""
+        ...
+
+    async def end(self, permit: Permit, ending: Ending) -> None:
+        """Say that a permitted call has ended."""
+        ...
+
+    async def abandoned(self) -> list[Abandoned]:
+        """Return the calls abandoned so far whose tokens might still live."""
+        ...
+
+    async def settle_abandoned(self, number: int) -> None:
+        """Forget an abandoned call: what it made was dealt with."""
+        ...
+
+    async def rotate(self) -> int:
+        """Have every token on the shelf replaced: begin a generation, and return it."""
+        ...
+
+    async def leave(self, shares: Mapping[str, int]) -> bool:
+        """Give back these shares, by token id, and a right; tell whether no sharer is left."""
+        ...
