@@ -25,6 +25,8 @@ from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.mobula import MobulaClient
 from proxy.tokens.model import PoolSnapshot
 from proxy.tokens.pool import TokenPool
+from proxy.tokens.sharing import Sharing
+from proxy.tokens.store.memory import MemoryStore
 from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
@@ -99,6 +101,14 @@ class App:
         )
         keeper = Keeper(
             pool=pool,
+            sharing=Sharing(
+                make_store=lambda _: MemoryStore(clock=self._clock),
+                seal_with=lambda _: None,
+                key=key,
+                on_outage="local",
+                tell=tell,
+                clock=self._clock,
+            ),
             mobula=mobula,
             source=source,
             key=key,
@@ -234,7 +244,7 @@ class App:
             return tokens.fault.detail
         if not self._keeper.started:
             return "the first token has not arrived"
-        return f"no token is left; the next call for one may start in {tokens.next_mint_in:.0f} s"
+        return self._keeper.why_none()
 
     def rotate(self) -> None:
         """Have every token replaced and the old ones revoked."""
@@ -261,8 +271,9 @@ class App:
         while self.active and time.monotonic() < deadline:  # noqa: ASYNC110 - no event on the hot path
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         cut_off = self.active
-        if self._settings.token.on_exit == "revoke":
-            await self._keeper.retire(self._settings.shutdown.revoke)
+        await self._keeper.retire(
+            self._settings.shutdown.revoke, revoke=self._settings.token.on_exit == "revoke"
+        )
         self._log.info(
             "stopped", seconds=round(time.monotonic() - started, 3), requests_cut_off=cut_off
         )

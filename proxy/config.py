@@ -67,6 +67,8 @@ class TokenSettings(Section, frozen=True, kw_only=True):
     """Spare tokens to keep in stock beside the current one."""
     on_exit: Literal["revoke", "keep"] = "revoke"
     """Whether our tokens are revoked when the proxy ends."""
+    inspect_every: Duration = 600.0
+    orphans: Literal["revoke", "keep"] = "revoke"
     wait: Duration = 10.0
     """How long a request may wait for a token before it gets 503."""
     waiters: Annotated[int, Meta(ge=1)] = 1024

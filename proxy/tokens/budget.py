@@ -5,6 +5,7 @@ moved to when it ended, since Mobula counts it when it arrives, somewhere in bet
 holds whatever the network does to the timing.
 """
 
+import math
 from collections import deque
 
 CALLS = 5
@@ -12,26 +13,38 @@ WINDOW = 60.0
 
 
 class MintBudget:
-    """Counts creation calls in a sliding window; one call at a time."""
+    """Counts this process's creation calls in a sliding window; one call at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: int = CALLS) -> None:
+        self._allowed = calls
         self._calls: deque[float] = deque()
-        self._closed_until = float("-inf")
+        self._closed_until = -math.inf
+        self._fleet_leaves = math.inf
 
     def __repr__(self) -> str:
-        return f"<MintBudget {len(self._calls)} of {CALLS} calls in the window>"
+        return f"<MintBudget {len(self._calls)} of {self._allowed} calls in the window>"
 
     def left(self, now: float) -> int:
         """Return how many calls may start now."""
         self._forget(now)
-        return 0 if now < self._closed_until else CALLS - len(self._calls)
+        left = min(self._allowed - len(self._calls), self._fleet_leaves)
+        return 0 if now < self._closed_until else max(0, int(left))
 
     def next_at(self, now: float) -> float:
         """Return when the next call may start: `now` if one may start at once."""
         self._forget(now)
-        if len(self._calls) < CALLS:
+        if len(self._calls) < self._allowed:
             return max(now, self._closed_until)
         return max(self._calls[0] + WINDOW, self._closed_until)
+
+    def heed(self, left: int, next_at: float) -> None:
+        """Take the store's word on the calls of all sharers; it holds until the next word.
+
+        Where none is left, none may start before `next_at`; then one may be asked for.
+        """
+        self._fleet_leaves = max(1, left)
+        if not left:
+            self.close(next_at)
 
     def refill_at(self, now: float) -> float:
         """Return when one more call than now will be allowed; `now` if none was made."""
@@ -41,6 +54,7 @@ class MintBudget:
     def start(self, now: float) -> None:
         """Charge a call that starts now; the caller has seen `left`."""
         self._calls.append(now)
+        self._fleet_leaves = max(1, self._fleet_leaves - 1)
 
     def end(self, now: float) -> None:
         """Note that the call charged last has ended, be it so late that its start is forgotten."""

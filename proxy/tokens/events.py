@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from proxy.tokens.model import MintFault, Need, Reason, Standing
+from proxy.tokens.model import MintFault, Need, Reach, Reason, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +71,61 @@ class KeyUnreadable:
     detail: str
 
 
-Event = Minted | MintFailed | Rotated | Quarantined | Drifted | Revoked | KeyChanged | KeyUnreadable
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store at `place` cannot be reached; `reach` tells what may be done meanwhile."""
+
+    place: str
+    detail: str
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFound:
+    """The store answers, for the first time or after `seconds` in which it did not."""
+
+    place: str
+    seconds: float
+    sharers: int
+    emptied: bool
+    """Whether it has forgotten what was on its shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrangeShelves:
+    """The store holds `count` shelves that were sealed with other secrets, and none with ours."""
+
+    place: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealable:
+    """What the store holds as a token's secret was not sealed by us for that token."""
+
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanFound:
+    """A token that an earlier crash left behind; `revoked` tells whether Mobula confirmed."""
+
+    token_id: str
+    revoked: bool
+
+
+Event = (
+    Minted
+    | MintFailed
+    | Rotated
+    | Quarantined
+    | Drifted
+    | Revoked
+    | KeyChanged
+    | KeyUnreadable
+    | StoreLost
+    | StoreFound
+    | StrangeShelves
+    | Unsealable
+    | OrphanFound
+)

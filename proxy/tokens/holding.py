@@ -13,12 +13,18 @@ class Holding:
 
     token: Token
     remaining: int
-    """Requests that Mobula may still count, those under way included."""
+    """Requests of our share that Mobula may still count, those under way included."""
     refresh_at: float
     """From when on its successor is minted."""
     usable_until: float
     """From when on it is not leased any more: a little before it expires."""
     generation: int
+    shared: bool = False
+    """Whether it is on the fleet's shelf, so that more of it may be granted."""
+    whole: bool = False
+    """Whether nobody else has ever had a share of it."""
+    free: int = 0
+    """Requests of it that are granted to nobody, when the store was last heard."""
     open: int = 0
     """Requests under way: charged and not yet settled."""
     born: int = 0
@@ -36,12 +42,20 @@ class Holding:
     def can_serve(self, now: float, cost: int) -> bool:
         return self.left >= cost and now < self.usable_until
 
+    @property
+    def stock(self) -> int:
+        """Requests that may still be leased, now or after they are granted."""
+        return self.left + self.free
+
+    def in_good_standing(self, now: float) -> bool:
+        return self.counts and self.suspect_from is None and now < self.usable_until
+
     def fresh(self, now: float) -> bool:
-        return self.counts and self.left > 0 and now < min(self.refresh_at, self.usable_until)
+        return self.counts and self.stock > 0 and now < min(self.refresh_at, self.usable_until)
 
     def ages(self, now: float) -> bool:
         """Tell whether it serves, but for its age should have a successor."""
-        return self.counts and self.left > 0 and self.refresh_at <= now < self.usable_until
+        return self.counts and self.stock > 0 and self.refresh_at <= now < self.usable_until
 
 
 def hold(token: Token, generation: int, chance: float) -> Holding:
@@ -64,7 +78,7 @@ def endurance(stock: Iterable[Holding], rate: float, now: float) -> float:
     """Return for how many seconds a stock, by expiry, lasts at `rate` requests a second."""
     at = now
     for each in stock:
-        if each.counts and each.left and each.usable_until > at:
-            span = each.left / rate if rate else math.inf
+        if each.counts and each.stock and each.usable_until > at:
+            span = each.stock / rate if rate else math.inf
             at += min(span, each.usable_until - at)
     return at - now

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable
+import random
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,13 +18,17 @@ from proxy.tokens.events import (
     KeyUnreadable,
     Minted,
     MintFailed,
+    OrphanFound,
     Revoked,
 )
 from proxy.tokens.key import KeyRefusedError, KeySource, KnownKeys, StaticKey
-from proxy.tokens.mobula import MintError, MobulaClient
+from proxy.tokens.mobula import Batch, ListError, MintError, MobulaClient
 from proxy.tokens.model import (
     Action,
+    GiveBack,
+    Grant,
     Inspect,
+    Inspection,
     Lease,
     Mint,
     MintFault,
@@ -31,17 +36,35 @@ from proxy.tokens.model import (
     PoolSnapshot,
     Reason,
     Revoke,
+    Secret,
     Standing,
     Token,
     WakeAt,
 )
+from proxy.tokens.orphans import find_orphans
 from proxy.tokens.pool import TokenPool
+from proxy.tokens.sharing import News, Sharing, SharingSnapshot
+from proxy.tokens.store.base import Abandoned, Ending, Order, Task, Wait
 
 VERDICT_SECONDS = 3.0
 """How long the answer of an inspect call is taken for granted."""
 TOKENS_ASKED = 1024
 """How many tokens may have questions open; one that the pool lets go of is never answered."""
 REVOKES_AT_ONCE = 8
+HUNGRY_SECONDS = 0.25
+"""How often to attend while something is awaited of the other processes."""
+OTHERS_INSPECT_SECONDS = 8.0
+"""How long the other processes may take to inspect a token for one that has no key."""
+CLOSED_SECONDS = 15.0
+"""For how long all processes let creation calls be after one has failed, at the most."""
+RETRY_AFTER_OTHERS = 5
+"""Seconds after which a client may ask again when it is not for us to mint."""
+SWEEP_AGAIN_SECONDS = 5.0
+"""How soon to look again while the store cannot be reached."""
+SWEEP_SECONDS = 600.0
+"""How often to look for tokens that crashed or broken creation calls have left behind."""
+UNCLEAR = frozenset({"timeout", "broken", "unreadable", "useless"})
+"""Faults of creation calls that may have made tokens all the same."""
 
 
 class Keeper:
@@ -51,25 +74,36 @@ class Keeper:
         self,
         *,
         pool: TokenPool,
+        sharing: Sharing,
         mobula: MobulaClient,
-        source: KeySource,
-        key: StaticKey,
+        source: KeySource | None,
+        key: StaticKey | None,
         settings: TokenSettings,
         tell: Callable[[Event], None],
         clock: Callable[[], float] = steady,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        """Without a static key, `source` and `key` are None: others mint, inspect and revoke."""
         self.started = False
         """Whether a first token has arrived."""
         self.known_keys = KnownKeys()
-        self.known_keys.add(key)
+        if key is not None:
+            self.known_keys.add(key)
         self._pool = pool
+        self._sharing = sharing
         self._mobula = mobula
         self._source = source
         self._key = key
         self._settings = settings
         self._tell = tell
         self._clock = clock
+        self._chance = chance
         self._wake = asyncio.Event()
+        self._news_wanted = asyncio.Event()
+        self._shelf = asyncio.Lock()
+        """Held while what is on the shelf is compared with what the pool has."""
+        self._reported: dict[str, tuple[Token, float]] = {}
+        """Tokens that others were asked to inspect, and until when that is waited for."""
         self._waiters: set[asyncio.Future[None]] = set()
         self._asked: LRUCache[str, set[int]] = LRUCache(TOKENS_ASKED)
         self._verdicts: TTLCache[tuple[str, int], tuple[Standing, float]] = TTLCache(
@@ -84,7 +118,12 @@ class Keeper:
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
-        self._loops = [self._spawn(self._keep()), self._spawn(self._watch_key())]
+        self._loops = [
+            self._spawn(self._attend_always()),
+            self._spawn(self._keep()),
+            self._spawn(self._watch_key()),
+            self._spawn(self._sweep_always()),
+        ]
         return self
 
     async def __aexit__(
@@ -96,6 +135,7 @@ class Keeper:
         for task in self._tasks:
             task.cancel()
         await self._group.__aexit__(kind, error, trace)
+        await self._sharing.close()
 
     # What the handler calls
 
@@ -115,12 +155,12 @@ class Keeper:
         deadline = self._clock() + seconds
         while not self._pool.usable(self._clock(), refused):
             if self._pointless(deadline):
-                raise self._unavailable(self._why())
+                raise self._refusal(self.why_none())
             if len(self._waiters) >= self._settings.waiters:
-                raise self._unavailable("too many requests are waiting for one")
+                raise self._refusal("too many requests are waiting for one")
             self._wake.set()
             if not await self._change(deadline - self._clock()):
-                raise self._unavailable(self._why())
+                raise self._refusal(self.why_none())
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """Settle a lease; a second call for the same lease does nothing."""
@@ -167,42 +207,66 @@ class Keeper:
     # What operators call
 
     def ready(self) -> bool:
-        """Tell whether a usable token is in hand."""
-        return self._pool.usable(self._clock())
+        """Tell whether a usable token is in hand; in stock, for one that only mints."""
+        return self._pool.usable(self._clock()) or (not self._pool.takes and self._pool.in_stock)
+
+    def sharing(self) -> SharingSnapshot:
+        return self._sharing.snapshot()
 
     def snapshot(self) -> PoolSnapshot:
         return self._pool.snapshot(self._clock())
 
     @property
     def fingerprint(self) -> str:
-        """What may be shown of the static key in use."""
-        return self._key.fingerprint
+        """What may be shown of the static key in use; empty without one."""
+        return self._key.fingerprint if self._key else ""
 
     def rotate(self) -> None:
-        """Have every token replaced and the old ones revoked, without failing a request."""
-        self._pool.replace(Reason.REQUESTED, self._clock())
+        """Have every token of all who share them replaced and the old ones revoked.
+
+        No request fails. Without the store this is not done.
+        """
+        self._spawn(self._rotate())
+
+    async def _rotate(self) -> None:
+        if await self._sharing.rotate():
+            self._news_wanted.set()
+            if self._sharing.private:
+                self._replace(Reason.REQUESTED)
+
+    def _replace(self, reason: Reason) -> None:
+        self._pool.replace(reason, self._clock())
         self._wake.set()
 
-    async def retire(self, seconds: float) -> None:
-        """Stop minting and revoke every token, within `seconds`; what is left then expires."""
+    async def retire(self, seconds: float, *, revoke: bool) -> None:
+        """Stop, and give back what is in hand, within `seconds`.
+
+        If `revoke`, tokens are revoked that no other process uses; what is left then expires.
+        """
         for loop in self._loops:
             loop.cancel()
-        turns = asyncio.Semaphore(REVOKES_AT_ONCE)
-        under_way = self._tasks.difference(self._loops)
-        held = self._pool.live_tokens()
         try:
             async with asyncio.timeout(seconds):
-                self._revoke_all(held, turns)
-                await _finish(under_way)
-                late = [each for each in self._pool.live_tokens() if each not in held]
-                self._revoke_all(late, turns)
-                await _finish(self._tasks.difference(self._loops))
+                await self._let_go(revoke)
         except TimeoutError:
             pass
 
+    async def _let_go(self, revoke: bool) -> None:
+        turns = asyncio.Semaphore(REVOKES_AT_ONCE)
+        under_way = self._tasks.difference(self._loops)
+        last = await self._sharing.leave(self._pool.give_all_back())
+        held = self._pool.live_tokens(shared=last)
+        if revoke:
+            self._revoke_all(held, turns)
+        await _finish(under_way)
+        late = [each for each in self._pool.live_tokens(shared=last) if each not in held]
+        if revoke:
+            self._revoke_all(late, turns)
+        await _finish(self._tasks.difference(self._loops))
+
     def _revoke_all(self, tokens: Iterable[Token], turns: asyncio.Semaphore) -> None:
         for token in tokens:
-            if token.revocable:
+            if token.revocable and token.key is not None:
                 self._spawn(self._revoke(token, turns))
 
     # Driving the pool
@@ -222,37 +286,70 @@ class Keeper:
         seconds = None
         for action in actions:
             match action:
-                case Mint():
-                    self._spawn(self._mint(action))
+                case Mint() if self._key is not None:
+                    self._spawn(self._mint(action, self._key))
                 case Inspect(token):
                     self._spawn(self._inspect(token))
-                case Revoke(token):
-                    self._spawn(self._revoke(token))
+                case Revoke(token, shared):
+                    self._spawn(self._retire(token) if shared else self._revoke(token))
+                case Grant(token, count):
+                    self._spawn(self._take_share(token, count))
+                case GiveBack(token, count):
+                    self._spawn(self._sharing.give_back(token.id, count))
                 case WakeAt(at):
                     seconds = max(0.005, at - self._clock())
         return seconds
 
-    async def _mint(self, request: Mint) -> None:
+    async def _mint(self, request: Mint, key: StaticKey) -> None:
+        settings = self._settings
+        order = Order(request.count, settings.request_limit, settings.expires_in)
+        permit = await self._sharing.permit(order)
+        self._follow()
+        if isinstance(permit, Wait):
+            self._pool.mint_refused(permit, self._clock())
+            self._news_wanted.set()
+            self._changed()
+            return
         started = self._clock()
         try:
             batch = await self._mobula.mint(
-                self._key.secret,
-                count=request.count,
-                expires_in=self._settings.expires_in,
-                request_limit=self._settings.request_limit,
+                key.secret,
+                count=order.count,
+                expires_in=order.lifetime,
+                request_limit=order.limit,
             )
         except MintError as error:
+            fault: MintFault | None = error.fault
             self._pool.mint_failed(request, error.fault, self._clock())
-            self._tell_failure(error.fault)
         else:
-            useless = self._pool.minted(request, batch.tokens, self._clock())
-            if useless is None:
+            fault = await self._take_in(request, batch)
+            if fault is None:
                 self.started = True
                 seconds = self._clock() - started
                 self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
-            else:
-                self._tell_failure(useless)
+        if fault is not None:
+            self._tell_failure(fault)
+        await self._sharing.end(permit, self._ending(fault))
         self._changed()
+
+    async def _take_in(self, request: Mint, batch: Batch) -> MintFault | None:
+        async with self._shelf:
+            free = {each.id: min(each.left, each.limit) for each in batch.tokens}
+            shelved = await self._sharing.put(batch.tokens, free)
+            self._follow()
+            return self._pool.minted(request, batch.tokens, self._clock(), shelved=shelved)
+
+    def _ending(self, fault: MintFault | None) -> Ending:
+        if fault is None:
+            return Ending()
+        now = self._clock()
+        closed = self._pool.next_mint_at(now) - now if fault.sent else 0.0
+        return Ending(
+            sent=fault.sent,
+            unclear=fault.kind in UNCLEAR,
+            closed_for=0.0 if self._sharing.private else min(closed, CLOSED_SECONDS),
+            fault=fault.detail,
+        )
 
     def _tell_failure(self, fault: MintFault) -> None:
         now = self._clock()
@@ -260,27 +357,161 @@ class Keeper:
         self._tell(MintFailed(fault, retry_in, covered=self._pool.usable(now)))
 
     async def _inspect(self, token: Token) -> None:
+        if token.key is None:
+            self._reported[token.id] = token, self._clock() + OTHERS_INSPECT_SECONDS
+            await self._sharing.report(token.id)
+            self._news_wanted.set()
+            return
         answer = await self._mobula.inspect(token)
+        mine = self._pool.in_hand(token.id)
+        self._judge(token, answer)
+        if answer.standing is Standing.ALIVE:
+            await self._sharing.observe(token.id, answer.remaining, mine)
+        elif answer.standing is not Standing.UNKNOWN:
+            await self._sharing.remove(token.id)
+
+    def _judge(self, token: Token, answer: Inspection) -> None:
         self._pool.inspected(token.id, answer, self._clock())
         for status in self._asked.pop(token.id, ()):
             self._verdicts[token.id, status] = answer.standing, self._clock()
         self._changed()
 
+    async def _retire(self, token: Token) -> None:
+        """Have others let go of a replaced token, too; to revoke it is then somebody's chore."""
+        await self._sharing.retire(token.id)
+        self._news_wanted.set()
+
     async def _revoke(self, token: Token, turns: asyncio.Semaphore | None = None) -> None:
         async with turns or asyncio.Semaphore():
             ok = await self._mobula.revoke(token)
         self._tell(Revoked(token.id, ok))
+        if ok:
+            await self._sharing.remove(token.id)
 
     async def _watch_key(self) -> None:
+        if self._source is None:
+            return
         async for found in self._source.changed(self._key):
             if isinstance(found, KeyRefusedError):
                 self._tell(KeyUnreadable(str(found)))
                 continue
             self._key = found
             self.known_keys.add(found)
-            self._pool.replace(Reason.KEY_CHANGED, self._clock())
+            async with self._shelf:
+                move = await self._sharing.rekey(found)
+                if move is not None:
+                    self._pool.lost(self._clock(), whole=move.last)
+            self._news_wanted.set()
+            self._replace(Reason.KEY_CHANGED)
             self._tell(KeyChanged(found.fingerprint))
-            self._wake.set()
+
+    # With the fleet
+
+    async def _attend_always(self) -> None:
+        while True:
+            self._news_wanted.clear()
+            await self._attend()
+            try:
+                async with asyncio.timeout(self._pulse()):
+                    await self._news_wanted.wait()
+            except TimeoutError:
+                pass
+
+    def _pulse(self) -> float:
+        hungry = self._waiters or self._reported
+        pulse = self._sharing.pulse(self._chance())
+        return min(pulse, max(HUNGRY_SECONDS, pulse / 4)) if hungry else pulse
+
+    async def _attend(self) -> None:
+        async with self._shelf:
+            report = self._pool.report(self._clock(), inspect_every=self._settings.inspect_every)
+            news = await self._sharing.attend(report)
+            self._follow()
+            if news is not None:
+                self._take_news(news)
+                await self._offer()
+        if news is not None and news.roll.chores and self._key is not None:
+            await self._do_chores(news.roll.chores)
+        self._changed()
+
+    def _follow(self) -> None:
+        """Have the pool know whether the store can be reached."""
+        self._sharing.check()
+        self._pool.reached(self._sharing.reach)
+
+    def _take_news(self, news: News) -> None:
+        now = self._clock()
+        if news.emptied:
+            self._pool.lost(now)
+        if news.rotated:
+            self._pool.replace(Reason.REQUESTED, now)
+        if news.shelf is not None:
+            self._pool.stocked(news.shelf, now)
+        self._pool.attended(news.roll, now)
+        for token, until in list(self._reported.values()):
+            self._hear_of(token, until, news)
+
+    def _hear_of(self, token: Token, until: float, news: News) -> None:
+        """Take in what others found of a token that we cannot inspect."""
+        waiting = token.id in news.roll.reported
+        if waiting and self._clock() < until:
+            return
+        del self._reported[token.id]
+        standing = Standing.ALIVE if token.id in news.roll.free else Standing.GONE
+        self._judge(token, Inspection(Standing.UNKNOWN if waiting else standing))
+
+    async def _offer(self) -> None:
+        """Share what was minted while the store could not be reached."""
+        offers = [] if self._sharing.private else self._pool.offer(self._clock())
+        if offers:
+            tokens = [token for token, _ in offers]
+            await self._sharing.put(tokens, {token.id: free for token, free in offers})
+            self._follow()
+
+    async def _do_chores(self, count: int) -> None:
+        for _ in range(count):
+            chore = await self._sharing.chore(self._settings.inspect_every)
+            if chore is None:
+                return
+            if chore.task is Task.INSPECT:
+                self._pool.ask(chore.token.id, self._clock())
+            elif token := self._sharing.opened(chore.token, self._clock()):
+                self._spawn(self._revoke(token))
+
+    async def _take_share(self, token: Token, count: int) -> None:
+        share = await self._sharing.grant(token.id, count)
+        self._follow()
+        if share is not None:
+            self._pool.granted(token.id, share.count, share.free, self._clock())
+        if not self.started and self.ready():
+            self.started = True
+        if share is None or not share.count:
+            self._news_wanted.set()
+        self._changed()
+
+    # What crashes left behind
+
+    async def _sweep_always(self) -> None:
+        if self._sharing.private or self._settings.orphans == "keep":
+            return
+        while True:
+            if self._key is not None and (calls := await self._sharing.abandoned()):
+                await self._sweep(self._key.secret, calls)
+            await asyncio.sleep(SWEEP_SECONDS if self._sharing.joined else SWEEP_AGAIN_SECONDS)
+
+    async def _sweep(self, key: Secret, calls: Sequence[Abandoned]) -> None:
+        """Revoke the tokens of creation calls whose end nobody told."""
+        known = await self._sharing.shelved_ids()
+        if known is None:
+            return
+        try:
+            listed = await self._mobula.list(key)
+        except ListError:
+            return
+        for number, token_ids in find_orphans(calls, listed, known):
+            for token_id in token_ids:
+                self._tell(OrphanFound(token_id, await self._mobula.revoke_id(key, token_id)))
+            await self._sharing.settle_abandoned(number)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._group.create_task(work)
@@ -310,25 +541,28 @@ class Keeper:
         return True
 
     def _pointless(self, deadline: float) -> bool:
-        if self._pool.minting:
+        if self._pool.hopeful or self._sharing.may_return(self._settings.wait):
             return False
         now, fault = self._clock(), self._pool.fault
         refused = fault is not None and fault.fatal
         return self._pool.next_mint_at(now) > (now if refused else deadline)
 
-    def _why(self) -> str:
+    def why_none(self) -> str:
+        """Say why no token can be had."""
         now, fault = self._clock(), self._pool.fault
+        if self._sharing.complaint:
+            return f"the token store cannot be reached: {self._sharing.complaint}"
         if fault is not None:
             return fault.detail
-        if not self._pool.minting and self._pool.next_mint_at(now) > now:
+        if not self._pool.hopeful and self._pool.next_mint_at(now) > now:
             return "the mint budget is used up"
         return "Mobula has not given one in time"
 
-    def _unavailable(self, reason: str) -> TokenUnavailable:
-        now = self._clock()
-        wait = math.ceil(self._pool.next_mint_at(now) - now)
+    def _refusal(self, reason: str) -> TokenUnavailable:
+        wait = self._pool.next_mint_at(self._clock()) - self._clock()
+        seconds = RETRY_AFTER_OTHERS if math.isinf(wait) else math.ceil(wait)
         return TokenUnavailable(
-            f"No short-lived token can be had: {reason}.", retry_after=min(60, max(1, wait))
+            f"No short-lived token can be had: {reason}.", retry_after=min(60, max(1, seconds))
         )
 
 

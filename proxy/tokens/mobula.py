@@ -48,6 +48,18 @@ class Batch:
     unreadable: tuple[str, ...]
 
 
+class ListError(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    id: str
+    limit: int
+    remaining: int
+    expires_in: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
@@ -117,8 +129,13 @@ class MobulaClient:
             raise MintError(_fault_of_status(answer))
         return self._read_batch(answer, key, sent_at, request_limit)
 
+    async def list(self, key: Secret) -> tuple[Listed, ...]:
+        raise ListError
+
     async def inspect(self, token: Token) -> Inspection:
         """Ask about one token; never raises: no clear answer is UNKNOWN."""
+        if token.key is None:
+            return Inspection(Standing.UNKNOWN)
         try:
             query = {"token": token.secret.reveal()}
             answer = await self._call("GET", "/token", token.key, params=query)
@@ -137,8 +154,12 @@ class MobulaClient:
 
     async def revoke(self, token: Token) -> bool:
         """Revoke one token; tell whether Mobula confirmed that it is gone."""
+        return token.key is not None and await self.revoke_id(token.key, token.id)
+
+    async def revoke_id(self, key: Secret, token_id: str) -> bool:
+        """Revoke the token of that id, which the key minted; tell whether Mobula confirmed it."""
         try:
-            answer = await self._call("DELETE", f"/tokens/{token.id}", token.key)
+            answer = await self._call("DELETE", f"/tokens/{token_id}", key)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
         return answer.status in (200, 202, 204, 404, 410)

@@ -37,8 +37,8 @@ class Token:
 
     id: str
     secret: Secret
-    key: Secret
-    """The static key that minted it: only that one may inspect and revoke it."""
+    key: Secret | None
+    """The static key that minted it: only that one may inspect and revoke it. None if not ours."""
     minted_at: float
     expires_at: float
     limit: int
@@ -129,9 +129,29 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Tell Mobula that this token is no longer needed."""
+    """Have Mobula told that this token is no longer needed.
+
+    Others may use it still if it is `shared`: it is then to be retired.
+    """
 
     token: Token
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Ask the store for a share: up to `count` requests of this token."""
+
+    token: Token
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Return to the store a part of a share; the pool has let go of it already."""
+
+    token: Token
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +161,28 @@ class WakeAt:
     at: float
 
 
-Action = Mint | Inspect | Revoke | WakeAt
+Action = Mint | Inspect | Revoke | Grant | GiveBack | WakeAt
+
+
+@dataclass(frozen=True, slots=True)
+class Stocked:
+    """A token of the fleet's shelf, its secret opened."""
+
+    token: Token
+    free: int
+    """Requests that are granted to nobody."""
+    current: bool
+    """False when it is to be let go of as soon as there are others."""
+
+
+class Reach(Enum):
+    """Whether the store can be reached, and what this process may do while it cannot."""
+
+    JOINED = "joined"
+    LOCAL = "local"
+    """Not reached: it spends its shares, and may mint for itself, once a minute."""
+    CUT = "cut"
+    """Not reached: it spends its shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +207,18 @@ class TokenSnapshot:
     id: str
     state: str
     left: int
+    """Requests of our share."""
+    free: int
+    """Requests that are granted to nobody."""
     limit: int
     expires_in: float
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """The pool as operators see it; `rate` in requests a second, `next_mint_in` in seconds.
+    """The pool as operators see it; `rate` in requests a second.
 
+    `next_mint_in` is in seconds, None if it is not for this process to mint.
     `leases` are those not settled yet; `settled` counts the others by outcome.
     """
 
@@ -186,5 +231,5 @@ class PoolSnapshot:
     drift: int
     minting: bool
     permits: int
-    next_mint_in: float
+    next_mint_in: float | None
     fault: MintFault | None

@@ -24,6 +24,10 @@ class Pace:
         self._retry_at = -math.inf
         self._started_at = -math.inf
 
+    def use(self, budget: MintBudget) -> None:
+        """Pace by another budget from now on."""
+        self._budget = budget
+
     def permits(self, now: float) -> int:
         """Return how many calls the budget allows now."""
         return self._budget.left(now)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.events import Event
+from proxy.tokens.key import StaticKey
 from proxy.tokens.model import (
     Action,
     Inspect,
@@ -22,6 +23,8 @@ from proxy.tokens.model import (
     WakeAt,
 )
 from proxy.tokens.pool import TokenPool
+from proxy.tokens.sharing import Sharing
+from proxy.tokens.store.memory import MemoryStore
 
 KEY = Secret("static-key-of-the-tests")
 LIFETIME = 3600.0
@@ -53,6 +56,18 @@ def token(
         expires_at=at + lives,
         limit=limit,
         left=left,
+    )
+
+
+def alone(key: StaticKey, tell: Callable[[Event], None], clock: Callable[[], float]) -> Sharing:
+    """A process that shares its tokens with nobody."""
+    return Sharing(
+        make_store=lambda _: MemoryStore(clock=clock),
+        seal_with=lambda _: None,
+        key=key,
+        on_outage="local",
+        tell=tell,
+        clock=clock,
     )
 
 

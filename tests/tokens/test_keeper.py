@@ -28,8 +28,9 @@ from proxy.tokens.events import (
 from proxy.tokens.keeper import VERDICT_SECONDS, Keeper
 from proxy.tokens.key import KeySource, parse_key
 from proxy.tokens.mobula import MobulaClient
-from proxy.tokens.model import Outcome, Standing, Token
+from proxy.tokens.model import Outcome, Secret, Standing, Token
 from proxy.tokens.pool import TokenPool
+from tokens.kit import alone
 
 KEY = "static-key-of-the-growth-plan"
 NEW_KEY = "another-key-of-the-growth-plan"
@@ -123,6 +124,7 @@ async def keeping(
         MobulaClient(url or sandbox.url, clock=clock) as mobula,
         Keeper(
             pool=pool,
+            sharing=alone(source.read(), told.append, clock),
             mobula=mobula,
             source=source,
             key=source.read(),
@@ -320,7 +322,7 @@ async def test_a_refused_key_is_recovered_from_when_its_file_is_fixed(
             await room.keeper.wait_for_token(5)
         key_file.write(KEY)
         await room.heard(KeyChanged)
-        assert (await room.token()).key.reveal() == KEY
+        assert (await room.token()).key == Secret(KEY)
         assert room.keeper.snapshot().fault is None
 
 
@@ -456,14 +458,14 @@ async def test_a_swap_of_the_key_file_leads_to_new_tokens_without_a_gap(
         key_file.swap(NEW_KEY + "\n")
         keys = set()
         async with asyncio.timeout(5):
-            while NEW_KEY not in keys:
-                keys.add(room.serve().key.reveal())
+            while Secret(NEW_KEY) not in keys:
+                keys.add(room.serve().key)
                 await asyncio.sleep(0)
-        assert keys == {KEY, NEW_KEY}
+        assert keys == {Secret(KEY), Secret(NEW_KEY)}
         changed = await room.heard(KeyChanged)
         assert changed.fingerprint == room.keeper.fingerprint
         assert changed.fingerprint == parse_key(NEW_KEY, "the test").fingerprint
-        assert old.key.reveal() == KEY
+        assert old.key == Secret(KEY)
 
 
 async def test_tokens_of_a_former_key_are_revoked_with_that_key(
@@ -507,7 +509,7 @@ async def test_a_key_file_that_turns_bad_keeps_the_key_and_is_told_once(
         assert "is empty" in unreadable.detail
         assert len(room.events(KeyUnreadable)) == 1
         assert room.keeper.fingerprint == fingerprint
-        assert (await room.token()).key.reveal() == KEY
+        assert (await room.token()).key == Secret(KEY)
 
 
 # The end
@@ -516,7 +518,7 @@ async def test_a_key_file_that_turns_bad_keeps_the_key_and_is_told_once(
 async def test_retiring_revokes_every_token(sandbox: Sandbox) -> None:
     async with keeping(sandbox, standby=20) as room:
         await room.token()
-        await room.keeper.retire(5)
+        await room.keeper.retire(5, revoke=True)
         assert list(room.revoked().values()) == [True] * 21
         assert [each.ok for each in room.events(Revoked)] == [True] * 21
 
@@ -525,21 +527,21 @@ async def test_retiring_without_a_token_ends_at_once(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(MINT, status=503))
     async with keeping(sandbox) as room, asyncio.timeout(1):
         await room.heard(MintFailed)
-        await room.keeper.retire(5)
+        await room.keeper.retire(5, revoke=True)
 
 
 async def test_retiring_revokes_the_tokens_of_a_mint_under_way_too(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault(MINT, method="POST", delay=0.1))
     async with keeping(sandbox) as room:
         await until(lambda: room.count("mint_calls") == 1)
-        await room.keeper.retire(5)
+        await room.keeper.retire(5, revoke=True)
         assert list(room.revoked().values()) == [True, True]
 
 
 async def test_retiring_stays_within_its_time_when_the_endpoint_hangs(room: Room) -> None:
     room.sandbox.faults.add(Fault(REVOKE, delay=60))
     async with asyncio.timeout(1):
-        await room.keeper.retire(0.05)
+        await room.keeper.retire(0.05, revoke=True)
     assert room.events(Revoked) == []
 
 
@@ -547,12 +549,12 @@ async def test_a_mint_that_hangs_does_not_keep_retiring_from_revoking(room: Room
     room.sandbox.faults.add(Fault(MINT, method="POST", delay=60))
     room.keeper.rotate()
     await until(lambda: room.count("mint_calls") == 2)
-    await room.keeper.retire(0.2)
+    await room.keeper.retire(0.2, revoke=True)
     assert list(room.revoked().values()) == [True, True]
 
 
 async def test_nothing_is_minted_once_retired(room: Room) -> None:
-    await room.keeper.retire(1)
+    await room.keeper.retire(1, revoke=True)
     room.keeper.rotate()
     await asyncio.sleep(0.02)
     assert room.count("mint_calls") == 1
@@ -560,7 +562,7 @@ async def test_nothing_is_minted_once_retired(room: Room) -> None:
 
 async def test_a_revoke_that_mobula_does_not_confirm_is_told(room: Room) -> None:
     room.sandbox.faults.add(Fault(REVOKE, status=500))
-    await room.keeper.retire(1)
+    await room.keeper.retire(1, revoke=True)
     assert [each.ok for each in room.events(Revoked)] == [False, False]
 
 
@@ -568,7 +570,7 @@ async def test_a_revoke_that_mobula_does_not_confirm_is_told(room: Room) -> None
 
 
 async def test_the_life_of_a_token_is_told_in_order(room: Room) -> None:
-    await room.keeper.retire(1)
+    await room.keeper.retire(1, revoke=True)
     assert [type(event) for event in room.told] == [Minted, Rotated, Revoked, Revoked]
     minted = room.events(Minted)[0]
     assert (minted.count, minted.unreadable) == (2, ())

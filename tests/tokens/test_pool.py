@@ -826,10 +826,10 @@ def test_a_replaced_token_is_live_until_it_is_revoked() -> None:
     lease = script.lease(1)
     script.pool.replace(Reason.REQUESTED, 1)
     script.mint(1, token("b", 1))
-    assert [each.id for each in script.pool.live_tokens()] == ["b", "a"]
+    assert [each.id for each in script.pool.live_tokens(shared=True)] == ["b", "a"]
     script.pool.settle(lease, Outcome.USED, 2)
     script.pool.plan(2)
-    assert [each.id for each in script.pool.live_tokens()] == ["b"]
+    assert [each.id for each in script.pool.live_tokens(shared=True)] == ["b"]
 
 
 def test_tokens_of_a_call_that_was_under_way_at_a_change_serve_but_are_not_fresh() -> None:

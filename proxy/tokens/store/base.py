@@ -53,6 +53,10 @@ class StoreError(Exception):
     """
 
 
+class StoreRefusedError(StoreError):
+    """The store must not be used as it is; the text says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shelved:
     """A token as the store has it."""
@@ -83,8 +87,7 @@ class Report:
     holds: frozenset[str] = frozenset()
     """Ids of the tokens that it has a share of, or requests under way with."""
     minter: bool = True
-    """Whether it mints; only such a process is given a right."""
-    wants_right: bool = True
+    """Whether it mints, and would make use of a right."""
     inspect_every: float = math.inf
     """After how many seconds a token should be inspected again."""
 
@@ -112,6 +115,8 @@ class Roll:
     """Until a call may be permitted again; 0 when one may be now."""
     minting: bool
     """Whether a permitted call has not ended."""
+    blind: bool
+    """Whether the epoch is so young that one call must do for its first 60 s."""
     fault: str
     """Why the fleet's last creation call gave no token; empty if it gave some, or none was made."""
     right: bool

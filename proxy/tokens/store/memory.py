@@ -130,6 +130,7 @@ class Shelf:
             permits=left,
             next_permit_in=at - now,
             minting=self._running(now) is not None,
+            blind=now < self._blind_until,
             fault=self._fault,
             right=right,
             chores=sum(1 for _ in self._due(now, report.inspect_every)),
@@ -171,7 +172,7 @@ class Shelf:
                 self.remove(name)
 
     def _give_right(self, me: str, report: Report, now: float) -> bool:
-        wanted = self._lasting and report.minter and report.wants_right
+        wanted = self._lasting and report.minter
         if not wanted or now < self._blind_until:
             return False
         may = len(self._rights) < RIGHTS and self._spare_calls(now) > 0

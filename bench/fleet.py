@@ -1,0 +1,285 @@
+"""Simulate fleets of up to 1,000 processes on one shelf, and print what sharing costs them.
+
+Keepers, pools and the shelf are the real ones, in virtual time and one process; Mobula is emulated
+by a few lines, and requests are leases. `make fleet` writes the table to docs/scaling.md.
+"""
+
+import asyncio
+import itertools
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from proxy.config import TokenSettings
+from proxy.errors import TokenUnavailable
+from proxy.tokens.budget import MintBudget
+from proxy.tokens.keeper import Keeper
+from proxy.tokens.key import KeySource, StaticKey
+from proxy.tokens.mobula import Batch, Listed, MobulaClient
+from proxy.tokens.model import Inspection, Outcome, Secret, Standing, Token
+from proxy.tokens.pool import TokenPool
+from proxy.tokens.sharing import Sharing
+from proxy.tokens.store.base import Granted, Report, Roll
+from proxy.tokens.store.memory import MemoryStore, Shelf
+from proxy.tokens.store.seal import Seal
+from virtual import VirtualLoop
+
+TICK = 0.1
+MINT_SECONDS = 0.2
+STORE_SECONDS = 0.001
+LIFETIME = 240.0
+DURATION = 300.0
+WARM_UP = 20.0
+
+
+@dataclass
+class Mobula(MobulaClient):
+    """Gives tokens, and counts what is sent with them."""
+
+    clock: asyncio.AbstractEventLoop
+    lifetime: float
+    calls: list[float] = field(default_factory=list)
+    given: dict[str, int] = field(default_factory=dict)
+    expiry: dict[str, float] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
+
+    async def mint(
+        self, key: Secret, *, count: int, expires_in: float, request_limit: int
+    ) -> Batch:
+        began = self.clock.time()
+        await asyncio.sleep(MINT_SECONDS)
+        self.calls.append(self.clock.time())
+        return Batch(tuple(self._token(key, began, request_limit) for _ in range(count)), ())
+
+    def _token(self, key: Secret, began: float, limit: int) -> Token:
+        name = f"t{len(self.given)}"
+        self.given[name] = limit
+        self.expiry[name] = began + self.lifetime
+        return Token(name, Secret(name), key, began, began + self.lifetime, limit, limit)
+
+    async def list(self, key: Secret) -> tuple[Listed, ...]:
+        raise NotImplementedError
+
+    async def inspect(self, token: Token) -> Inspection:
+        return Inspection(Standing.ALIVE, self.given[token.id] - self.used[token.id])
+
+    async def revoke(self, token: Token) -> bool:
+        return bool(token)
+
+    @property
+    def over_limit(self) -> int:
+        return sum(max(0, used - self.given[name]) for name, used in self.used.items())
+
+    @property
+    def most_in_a_minute(self) -> int:
+        return max(
+            (sum(1 for each in self.calls if at - 60 < each <= at) for at in self.calls), default=0
+        )
+
+
+class CountingStore(MemoryStore):
+    """Takes its time, and counts the calls."""
+
+    calls = 0
+
+    async def attend(self, report: Report) -> Roll:
+        self.calls += 1
+        await asyncio.sleep(STORE_SECONDS)
+        return await super().attend(report)
+
+    async def grant(self, token_id: str, count: int) -> Granted:
+        self.calls += 1
+        await asyncio.sleep(STORE_SECONDS)
+        return await super().grant(token_id, count)
+
+
+class Process:
+    """One proxy of the fleet, and the requests that come to it."""
+
+    def __init__(
+        self, loop: VirtualLoop, shelf: Shelf, mobula: Mobula, limit: int, rate: float, seed: int
+    ) -> None:
+        self.waits: list[float] = []
+        self.failed = 0
+        self.sent = 0
+        self._loop = loop
+        self._mobula = mobula
+        self._rate = rate
+        self._owed = 0.0
+        self._waiting = False
+        chance = random.Random(seed).random
+        key = StaticKey(Secret("fleet-static-key"), "fleet")
+        self.store = CountingStore(shelf, loop.time)
+        sharing = Sharing(
+            make_store=lambda _: self.store,
+            seal_with=lambda key: Seal(key.secret) if key else None,
+            key=key,
+            on_outage="local",
+            tell=lambda _: None,
+            clock=loop.time,
+        )
+        self.pool = TokenPool(
+            limit=limit, standby=1, budget=MintBudget(), chance=chance, private=False
+        )
+        self.keeper = Keeper(
+            pool=self.pool,
+            sharing=sharing,
+            mobula=mobula,
+            source=KeySource(name="the fleet", value="fleet-static-key"),
+            key=key,
+            settings=TokenSettings(request_limit=limit, expires_in=mobula.lifetime, orphans="keep"),
+            tell=lambda _: None,
+            clock=loop.time,
+            chance=chance,
+        )
+        self._chance = chance
+
+    def tick(self, tasks: asyncio.TaskGroup) -> None:
+        """Send what has come since the last tick: a Poisson stream, roughly."""
+        mean = self._rate * TICK
+        self._owed += max(0.0, mean + math.sqrt(mean) * (self._chance() * 2 - 1) * 1.7)
+        count, self._owed = int(self._owed), self._owed % 1
+        left = self._send(count)
+        if left and not self._waiting:
+            self._waiting = True
+            tasks.create_task(self._wait(left))
+        elif left:
+            self._owed += left
+
+    def _send(self, count: int) -> int:
+        """Send as many as there are leases for; return how many there are none for."""
+        size = count
+        while count and size:
+            lease = self.pool.lease(self._loop.time(), cost=min(size, count))
+            if lease is None:
+                size //= 2
+                continue
+            self.keeper.settle(lease, Outcome.USED)
+            self._mobula.used[lease.token.id] += lease.cost
+            self.sent += lease.cost
+            count -= lease.cost
+        return count
+
+    async def _wait(self, count: int) -> None:
+        began = self._loop.time()
+        try:
+            while count:
+                await self.keeper.wait_for_token(10.0)
+                left = self._send(count)
+                self.waits += [self._loop.time() - began] * (count - left)
+                count = left
+        except TokenUnavailable:
+            self.failed += count
+        finally:
+            self._waiting = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one fleet."""
+
+    processes: int
+    rate: float
+    limit: int
+    requests: int
+    failed: int
+    waited: int
+    longest_wait: float
+    mints: int
+    most_in_a_minute: int
+    tokens: int
+    over_limit: int
+    stranded: float
+    calls: float
+    """Store calls a second of each process."""
+
+
+async def simulate(processes: int, rate: float, limit: int, *, duration: float = DURATION) -> Row:
+    """Run a fleet with `rate` requests a second in all, spread evenly."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    mobula = Mobula(loop, LIFETIME)
+    shelf = Shelf(loop.time, lasting=True)
+    fleet = [
+        Process(loop, shelf, mobula, limit, rate / processes, seed) for seed in range(processes)
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        for each in fleet:
+            await each.keeper.__aenter__()
+        await asyncio.sleep(WARM_UP)
+        calls = sum(each.store.calls for each in fleet)
+        began = loop.time()
+        for number in itertools.count(1):
+            for each in fleet:
+                each.tick(tasks)
+            await asyncio.sleep(began + number * TICK - loop.time())
+            if loop.time() - began >= duration:
+                break
+    calls = sum(each.store.calls for each in fleet) - calls
+    row = _row(fleet, mobula, shelf, rate, limit, calls / processes / duration)
+    for each in fleet:
+        await each.keeper.__aexit__(None, None, None)
+    return row
+
+
+def _row(
+    fleet: Sequence[Process], mobula: Mobula, shelf: Shelf, rate: float, limit: int, calls: float
+) -> Row:
+    on_shelf = {each.id: each.free for each in shelf.load()}
+    ended = [name for name in mobula.given if not on_shelf.get(name) and _is_over(fleet, name)]
+    stranded = sum(mobula.given[name] - mobula.used[name] for name in ended)
+    waits = [wait for each in fleet for wait in each.waits]
+    return Row(
+        processes=len(fleet),
+        rate=rate,
+        limit=limit,
+        requests=sum(each.sent for each in fleet),
+        failed=sum(each.failed for each in fleet),
+        waited=len(waits),
+        longest_wait=max(waits, default=0.0),
+        mints=len(mobula.calls),
+        most_in_a_minute=mobula.most_in_a_minute,
+        tokens=len(mobula.given),
+        over_limit=mobula.over_limit,
+        stranded=stranded / sum(mobula.given[name] for name in ended) if ended else 0.0,
+        calls=calls,
+    )
+
+
+def _is_over(fleet: Sequence[Process], name: str) -> bool:
+    return not any(each.pool.in_hand(name) for each in fleet)
+
+
+FLEETS = (
+    (1, 1, 5000),
+    (1, 100, 5000),
+    (1, 1000, 100_000),
+    (8, 100, 5000),
+    (8, 1000, 100_000),
+    (8, 10_000, 1_000_000),
+    (100, 100, 5000),
+    (100, 1000, 100_000),
+    (100, 10_000, 1_000_000),
+    (1000, 1000, 100_000),
+    (1000, 10_000, 1_000_000),
+    (1000, 50_000, 1_000_000),
+)
+
+
+def run(processes: int, rate: float, limit: int, *, duration: float = DURATION) -> Row:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(silence=0.0)) as runner:
+        return runner.run(simulate(processes, rate, limit, duration=duration))
+
+
+def main() -> None:
+    for processes, rate, limit in FLEETS:
+        began = time.perf_counter()
+        row = run(processes, rate, limit)
+        print(row, f"{time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

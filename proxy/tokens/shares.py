@@ -1,0 +1,87 @@
+"""Shares: how much of which token a process takes from the store, and gives back. Pure.
+
+A share is as large as what the process spends in HORIZON, so that an outage of the store of half
+that time goes unnoticed, and calls are rare. It is never more than its fair part of half of what
+is left, so that the end of a token is spread over all who share it; but it lasts for LEAST seconds
+as long as the token does, so that the calls stay few.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from proxy.tokens.holding import Holding
+from proxy.tokens.model import GiveBack, Grant
+
+HORIZON = 10.0
+LEAST = 0.5
+IDLE_PART = 10
+"""A process that spends nothing takes this part of a token's limit at the most."""
+PLENTY = 4.0
+"""Give back what is over this many times the share that is wanted."""
+
+
+class Shares:
+    """Decides; one grant is asked for at a time."""
+
+    def __init__(self, *, takes: bool) -> None:
+        self.sharers = 1
+        self._takes = takes
+        self.asking = False
+        """Whether a grant is under way."""
+
+    def plan(self, held: Sequence[Holding], rate: float, now: float) -> Iterator[Grant | GiveBack]:
+        """Yield what to ask for and what to return, of `held`, which is by expiry."""
+        if not self._takes or self.asking:
+            return
+        good = _newest([each for each in held if each.in_good_standing(now) and each.stock])
+        source, count = self._next(good, rate)
+        if source is not None:
+            self.asking = True
+            yield Grant(source.token, count)
+        elif self.sharers > 1:
+            yield from self._surplus(good, rate)
+
+    def _next(self, good: Sequence[Holding], rate: float) -> tuple[Holding | None, int]:
+        """Return the token to take of, and how much: of the first one, and of a second in case."""
+        in_hand = tokens = 0
+        enough = False
+        for each in good:
+            in_hand += each.left
+            tokens += each.left > 0
+            if not each.free:
+                continue
+            if not enough:
+                if in_hand <= self._wanted(each, rate) / 2:
+                    return each, self._share(each, rate)
+                enough = True
+            if tokens >= 2:
+                break
+            if not each.left and (spare := self._idle(each)):
+                return each, spare
+        return None, 0
+
+    def _share(self, of: Holding, rate: float) -> int:
+        fair = of.free // (2 * self.sharers)
+        wanted = min(math.ceil(self._wanted(of, rate)), fair)
+        return min(of.free, max(1, wanted, math.ceil(rate * LEAST)))
+
+    def _wanted(self, of: Holding, rate: float) -> float:
+        return max(1.0, rate * HORIZON, self._idle(of))
+
+    def _idle(self, of: Holding) -> int:
+        return min(of.token.limit // IDLE_PART, of.free // (4 * self.sharers))
+
+    def _surplus(self, good: Sequence[Holding], rate: float) -> Iterator[GiveBack]:
+        in_hand = sum(each.left for each in good)
+        for each in reversed(good):
+            wanted = self._wanted(each, rate)
+            if each.shared and in_hand > PLENTY * wanted:
+                count = min(each.left, math.floor(in_hand - PLENTY / 2 * wanted))
+                each.remaining -= count
+                in_hand -= count
+                yield GiveBack(each.token, count)
+
+
+def _newest(held: Sequence[Holding]) -> list[Holding]:
+    newest = max((each.generation for each in held), default=0)
+    return [each for each in held if each.generation == newest]

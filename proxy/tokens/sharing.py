@@ -1,0 +1,358 @@
+"""Sharing: this process as one of those that use a store. It seals, opens, and minds outages."""
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from proxy.tokens.events import Event, StoreFound, StoreLost, StrangeShelves, Unsealable
+from proxy.tokens.key import StaticKey
+from proxy.tokens.model import Reach, Stocked, Token
+from proxy.tokens.store.base import (
+    RIGHT_SECONDS,
+    Abandoned,
+    Chore,
+    Ending,
+    Granted,
+    Order,
+    Permit,
+    Report,
+    Roll,
+    Shelved,
+    Store,
+    StoreError,
+    StoreRefusedError,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from proxy.tokens.store.seal import Seal  # what it imports is for those who share
+
+PULSE_SECONDS = 1.0
+"""How often a process attends."""
+PULSES_A_SECOND = 200
+"""How often all of them together attend: the more there are, the less often each."""
+PRIVATE_PULSE_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+"""After how long a store that cannot be reached is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharingSnapshot:
+    """The store as operators see it; `seconds` since when it is so."""
+
+    place: str
+    reach: str
+    on_outage: str
+    seconds: float
+    sharers: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What attending told: `shelf` is None where nothing on it has changed."""
+
+    roll: Roll
+    emptied: bool
+    """Whether the store has forgotten what was on it."""
+    rotated: bool
+    """Whether somebody had every token replaced."""
+    shelf: tuple[Stocked, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """This process has gone to another shelf; `last` if nobody is left at the one before."""
+
+    last: bool
+
+
+class Sharing:
+    """Speaks to the store; what fails there is told as an event, and as `reach`, never raised."""
+
+    def __init__(
+        self,
+        *,
+        make_store: Callable[[str], Store],
+        seal_with: Callable[[StaticKey | None], "Seal | None"],
+        key: StaticKey | None,
+        on_outage: Literal["local", "stop"],
+        tell: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`make_store` opens the shelf of that name; `seal_with` is None for a private store."""
+        self._make_store = make_store
+        self._seal_with = seal_with
+        self._key = key
+        self._seal = seal_with(key)
+        self._store = make_store(self._seal.shelf if self._seal else "")
+        self.private = self._store.private
+        self.reach = Reach.JOINED if self.private else Reach.CUT
+        self._on_outage = on_outage
+        self._tell = tell
+        self._clock = clock
+        self._opened = False
+        self._strange = 0
+        self._roll: Roll | None = None
+        self._right_until = -math.inf
+        self._since = clock()
+        self._complaint = ""
+        self._unsealable: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Sharing of {self._store.place}, {self.reach.value}>"
+
+    @property
+    def joined(self) -> bool:
+        return self.reach is Reach.JOINED
+
+    @property
+    def generation(self) -> int:
+        """The generation of tokens minted now."""
+        return self._roll.generation if self._roll else 0
+
+    def pulse(self, chance: float) -> float:
+        """Return after how many seconds to attend again; `chance`, 0 to 1, spreads it."""
+        if self.private:
+            return PRIVATE_PULSE_SECONDS
+        sharers = self._roll.sharers if self._roll and self.reach is Reach.JOINED else 1
+        return max(PULSE_SECONDS, sharers / PULSES_A_SECOND) * (0.9 + 0.2 * chance)
+
+    def snapshot(self) -> SharingSnapshot:
+        return SharingSnapshot(
+            place=self._store.place,
+            reach=self.reach.value,
+            on_outage=self._on_outage,
+            seconds=round(self._clock() - self._since, 3),
+            sharers=self._roll.sharers if self._roll else 1,
+            rate=self._roll.rate if self._roll else 0.0,
+        )
+
+    # The shelf
+
+    async def open(self) -> None:
+        """Connect, if it can be reached. Raises StoreRefusedError, which waiting does not heal."""
+        try:
+            self._strange = await self._store.open()
+        except StoreRefusedError:
+            raise
+        except StoreError as error:
+            self._lost(error)
+            return
+        self._opened = True
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def rekey(self, key: StaticKey) -> Move | None:
+        """Go on with another static key; None if that leads to no other shelf."""
+        self._key = key
+        seal = self._seal_with(key)
+        if seal is None or self._seal is None or seal.shelf == self._seal.shelf:
+            return None
+        last = await self.leave({})
+        await self._store.close()
+        self._seal, self._roll = seal, None
+        self._store, self._opened = self._make_store(seal.shelf), False
+        return Move(last)
+
+    async def attend(self, report: Report) -> News | None:
+        """Tell how we are and learn how the fleet is; None while the store cannot be reached."""
+        before, asked_at = self._roll, self._clock()
+        try:
+            if not self._opened:
+                await self.open()
+            roll = await self._store.attend(report)
+            shelf = None
+            if before is None or (before.epoch, before.version) != (roll.epoch, roll.version):
+                shelf = await self._load(roll.generation)
+        except StoreError as error:
+            self._lost(error)
+            return None
+        if before is None and self._strange and not roll.version:
+            self._tell(StrangeShelves(self._store.place, self._strange))
+        emptied = before is not None and before.epoch != roll.epoch
+        self._found(roll, asked_at, emptied=emptied)
+        rotated = before is not None and not emptied and before.generation != roll.generation
+        return News(roll, emptied, rotated, shelf)
+
+    async def _load(self, generation: int) -> tuple[Stocked, ...] | None:
+        if self.private:
+            return None
+        asked_at = self._clock()
+        shelf = await self._store.load()
+        opened = [(each, self.opened(each, asked_at)) for each in shelf]
+        return tuple(
+            Stocked(token, each.free, current=not each.retired and each.generation == generation)
+            for each, token in opened
+            if token is not None
+        )
+
+    async def shelved_ids(self) -> frozenset[str] | None:
+        """Return the ids of all tokens on the shelf; None while the store cannot be reached."""
+        try:
+            return frozenset(each.id for each in await self._store.load())
+        except StoreError as error:
+            self._lost(error)
+            return None
+
+    def opened(self, each: Shelved, at: float) -> Token | None:
+        """Return a token of the shelf as it was `at`; None if its secret was not sealed by us."""
+        secret = self._seal.open(each.id, each.sealed) if self._seal else None
+        if secret is None:
+            if each.id not in self._unsealable:
+                self._unsealable.add(each.id)
+                self._tell(Unsealable(each.id))
+            return None
+        own = self._key is not None and each.key == self._key.fingerprint
+        return Token(
+            id=each.id,
+            secret=secret,
+            key=self._key.secret if own and self._key else None,
+            minted_at=at - each.age,
+            expires_at=at + each.lives,
+            limit=each.limit,
+            left=each.limit,
+            revocable=each.revocable,
+        )
+
+    async def put(self, tokens: Sequence[Token], free: Mapping[str, int]) -> bool:
+        """Put tokens that are ours on the shelf, with what of each is `free` for all.
+
+        Return False if it is not known to be done: what was free is then nobody's.
+        """
+        if self.private or self._seal is None or self._key is None:
+            return False
+        now = self._clock()
+        shelved = [
+            Shelved(
+                id=each.id,
+                sealed=self._seal.close(each.id, each.secret),
+                key=self._key.fingerprint,
+                age=now - each.minted_at,
+                lives=each.expires_at - now,
+                limit=each.limit,
+                free=free[each.id],
+                generation=self.generation,
+                revocable=each.revocable,
+            )
+            for each in tokens
+        ]
+        return await self._done(self._store.add(shelved))
+
+    async def grant(self, token_id: str, count: int) -> Granted | None:
+        try:
+            return await self._store.grant(token_id, count)
+        except StoreError as error:
+            self._lost(error)
+            return None
+
+    async def give_back(self, token_id: str, count: int) -> None:
+        await self._done(self._store.give_back(token_id, count))
+
+    async def retire(self, token_id: str) -> None:
+        await self._done(self._store.retire(token_id))
+
+    async def remove(self, token_id: str) -> None:
+        await self._done(self._store.remove(token_id))
+
+    async def report(self, token_id: str) -> None:
+        """Ask those who have the static key to inspect a token."""
+        await self._done(self._store.report(token_id))
+
+    async def observe(self, token_id: str, remaining: int | None, mine: int) -> None:
+        await self._done(self._store.observe(token_id, remaining, mine))
+
+    async def chore(self, inspect_every: float) -> Chore | None:
+        try:
+            return await self._store.chore(inspect_every)
+        except StoreError as error:
+            self._lost(error)
+            return None
+
+    async def rotate(self) -> bool:
+        """Have every token of the fleet replaced; False if the store cannot be told."""
+        return await self._done(self._store.rotate())
+
+    async def leave(self, shares: Mapping[str, int]) -> bool:
+        """Give these shares back for good; tell whether this was the last process, for sure."""
+        try:
+            return await self._store.leave(shares)
+        except StoreError as error:
+            self._lost(error)
+            return False
+
+    # Minting
+
+    async def permit(self, order: Order) -> Permit | Wait | None:
+        """Ask for leave to make a creation call; None means that our own right gives it."""
+        if self.reach is Reach.LOCAL:
+            return None
+        try:
+            return await self._store.permit(order)
+        except StoreError as error:
+            self._lost(error)
+            return Wait(RETRY_SECONDS, minting=False)
+
+    async def end(self, permit: Permit | None, ending: Ending) -> None:
+        """Say how a call ended that was permitted."""
+        if permit is not None:
+            await self._done(self._store.end(permit, ending))
+
+    async def abandoned(self) -> list[Abandoned]:
+        try:
+            return await self._store.abandoned()
+        except StoreError as error:
+            self._lost(error)
+            return []
+
+    async def settle_abandoned(self, number: int) -> None:
+        await self._done(self._store.settle_abandoned(number))
+
+    # Outages
+
+    def may_return(self, seconds: float) -> bool:
+        """Tell whether an outage is so young that waiting for its end may pay."""
+        waits = self._on_outage == "local" or self._roll is None
+        out = self.reach is not Reach.JOINED
+        return out and waits and self._clock() - self._since < seconds
+
+    @property
+    def complaint(self) -> str:
+        """Why the store cannot be reached; empty while it can."""
+        return self._complaint
+
+    def check(self) -> None:
+        """Judge anew what may be done in an outage: a right runs out."""
+        if self.reach is not Reach.JOINED:
+            self.reach = self._reach_alone()
+
+    async def _done(self, call: Awaitable[object]) -> bool:
+        """Wait for a call; tell whether it was answered."""
+        try:
+            await call
+        except StoreError as error:
+            self._lost(error)
+            return False
+        return True
+
+    def _lost(self, error: StoreError) -> None:
+        if self.reach is Reach.JOINED:
+            self._since = self._clock()
+        self.reach = self._reach_alone()
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            self._tell(StoreLost(self._store.place, str(error), self.reach))
+
+    def _found(self, roll: Roll, asked_at: float, *, emptied: bool) -> None:
+        if self.reach is not Reach.JOINED:
+            now = self._clock()
+            self._tell(StoreFound(self._store.place, now - self._since, roll.sharers, emptied))
+            self.reach, self._since, self._complaint = Reach.JOINED, now, ""
+        self._roll = roll
+        self._right_until = asked_at + RIGHT_SECONDS if roll.right else -math.inf
+
+    def _reach_alone(self) -> Reach:
+        may = self._on_outage == "local" and self._key is not None
+        return Reach.LOCAL if may and self._clock() < self._right_until else Reach.CUT
