@@ -3,11 +3,9 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
-
-from cachetools import LRUCache, TTLCache
 
 from proxy.config import TokenSettings
 from proxy.errors import TokenUnavailable
@@ -18,11 +16,11 @@ from proxy.tokens.events import (
     KeyUnreadable,
     Minted,
     MintFailed,
-    OrphanFound,
     Revoked,
 )
+from proxy.tokens.fleet import Fleet
 from proxy.tokens.key import KeyRefusedError, KeySource, KnownKeys, StaticKey
-from proxy.tokens.mobula import Batch, ListError, MintError, MobulaClient
+from proxy.tokens.mobula import Batch, MintError, MobulaClient
 from proxy.tokens.model import (
     Action,
     GiveBack,
@@ -41,28 +39,18 @@ from proxy.tokens.model import (
     Token,
     WakeAt,
 )
-from proxy.tokens.orphans import find_orphans
 from proxy.tokens.pool import TokenPool
-from proxy.tokens.sharing import News, Sharing, SharingSnapshot
-from proxy.tokens.store.base import Abandoned, Ending, Order, Task, Wait
+from proxy.tokens.sharing import Sharing, SharingSnapshot
+from proxy.tokens.store.base import Ending, Order, Wait
+from proxy.tokens.sweep import sweep_always
+from proxy.tokens.verdicts import Verdicts
+from proxy.tokens.waiting import Waiters, wait_for
 
-VERDICT_SECONDS = 3.0
-"""How long the answer of an inspect call is taken for granted."""
-TOKENS_ASKED = 1024
-"""How many tokens may have questions open; one that the pool lets go of is never answered."""
 REVOKES_AT_ONCE = 8
-HUNGRY_SECONDS = 0.25
-"""How often to attend while something is awaited of the other processes."""
-OTHERS_INSPECT_SECONDS = 8.0
-"""How long the other processes may take to inspect a token for one that has no key."""
 CLOSED_SECONDS = 15.0
 """For how long all processes let creation calls be after one has failed, at the most."""
 RETRY_AFTER_OTHERS = 5
 """Seconds after which a client may ask again when it is not for us to mint."""
-SWEEP_AGAIN_SECONDS = 5.0
-"""How soon to look again while the store cannot be reached."""
-SWEEP_SECONDS = 600.0
-"""How often to look for tokens that crashed or broken creation calls have left behind."""
 UNCLEAR = frozenset({"timeout", "broken", "unreadable", "useless"})
 """Faults of creation calls that may have made tokens all the same."""
 
@@ -97,19 +85,17 @@ class Keeper:
         self._settings = settings
         self._tell = tell
         self._clock = clock
-        self._chance = chance
-        self._wake = asyncio.Event()
-        self._news_wanted = asyncio.Event()
-        self._shelf = asyncio.Lock()
-        """Held while what is on the shelf is compared with what the pool has."""
-        self._reported: dict[str, tuple[Token, float]] = {}
-        """Tokens that others were asked to inspect, and until when that is waited for."""
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._asked: LRUCache[str, set[int]] = LRUCache(TOKENS_ASKED)
-        self._verdicts: TTLCache[tuple[str, int], tuple[Standing, float]] = TTLCache(
-            1024, VERDICT_SECONDS, timer=clock
+        self._fleet = Fleet(
+            pool,
+            sharing,
+            self,
+            inspect_every=settings.inspect_every,
+            clock=clock,
+            chance=chance,
         )
-        """What inspect said of each token and status, and when."""
+        self._wake = asyncio.Event()
+        self._waiters = Waiters()
+        self._verdicts = Verdicts(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
 
@@ -119,11 +105,12 @@ class Keeper:
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self._loops = [
-            self._spawn(self._attend_always()),
+            self._spawn(self._fleet.attend_always()),
             self._spawn(self._keep()),
             self._spawn(self._watch_key()),
-            self._spawn(self._sweep_always()),
         ]
+        if not self._sharing.private and self._settings.orphans == "revoke":
+            self._loops.append(self._spawn(self._sweep_always()))
         return self
 
     async def __aexit__(
@@ -159,7 +146,7 @@ class Keeper:
             if len(self._waiters) >= self._settings.waiters:
                 raise self._refusal("too many requests are waiting for one")
             self._wake.set()
-            if not await self._change(deadline - self._clock()):
+            if not await self._waiters.change(deadline - self._clock()):
                 raise self._refusal(self.why_none())
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
@@ -170,7 +157,7 @@ class Keeper:
 
     def refuse(self, lease: Lease, status: int) -> None:
         """Settle a lease whose request was answered 401 or 403; Mobula is asked about its token."""
-        self._asked.setdefault(lease.token.id, set()).add(status)
+        self._verdicts.ask(lease.token.id, status)
         self.settle(lease, Outcome.REJECTED)
 
     def has_other(self, refused: Collection[str]) -> bool:
@@ -179,7 +166,7 @@ class Keeper:
 
     def known_verdict(self, token: Token, status: int) -> Standing | None:
         """Return what inspect said moments ago about such a refusal, without asking."""
-        return self._said_since(-math.inf, token, status)
+        return self._verdicts.known(token.id, status)
 
     async def verdict(
         self, token: Token, status: int, seconds: float, *, anew: bool = False
@@ -191,18 +178,14 @@ class Keeper:
         """
         began = self._clock()
         since, deadline = began if anew else -math.inf, began + seconds
-        while (known := self._said_since(since, token, status)) is None:
+        while (known := self._verdicts.known(token.id, status, since)) is None:
             if not self._pool.ask(token.id, self._clock()):
                 return Standing.GONE
-            self._asked.setdefault(token.id, set()).add(status)
+            self._verdicts.ask(token.id, status)
             self._wake.set()
-            if not await self._change(deadline - self._clock()):
+            if not await self._waiters.change(deadline - self._clock()):
                 return Standing.UNKNOWN
         return known
-
-    def _said_since(self, since: float, token: Token, status: int) -> Standing | None:
-        standing, at = self._verdicts.get((token.id, status), (None, -math.inf))
-        return standing if at > since else None
 
     # What operators call
 
@@ -230,7 +213,7 @@ class Keeper:
 
     async def _rotate(self) -> None:
         if await self._sharing.rotate():
-            self._news_wanted.set()
+            self._fleet.want_news()
             if self._sharing.private:
                 self._replace(Reason.REQUESTED)
 
@@ -252,6 +235,8 @@ class Keeper:
             pass
 
     async def _let_go(self, revoke: bool) -> None:
+        if self._sharing.private and not revoke:
+            return
         turns = asyncio.Semaphore(REVOKES_AT_ONCE)
         under_way = self._tasks.difference(self._loops)
         last = await self._sharing.leave(self._pool.give_all_back())
@@ -274,12 +259,7 @@ class Keeper:
     async def _keep(self) -> None:
         while True:
             self._wake.clear()
-            seconds = self._act(self._pool.plan(self._clock()))
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await wait_for(self._wake, self._act(self._pool.plan(self._clock())))
 
     def _act(self, actions: Iterable[Action]) -> float | None:
         """Start what the pool asks for; return the seconds until it wants to be asked again."""
@@ -291,11 +271,11 @@ class Keeper:
                 case Inspect(token):
                     self._spawn(self._inspect(token))
                 case Revoke(token, shared):
-                    self._spawn(self._retire(token) if shared else self._revoke(token))
+                    self._spawn(self._fleet.retire(token) if shared else self._revoke(token))
                 case Grant(token, count):
-                    self._spawn(self._take_share(token, count))
+                    self._spawn(self._fleet.take_share(token, count))
                 case GiveBack(token, count):
-                    self._spawn(self._sharing.give_back(token.id, count))
+                    self._spawn(self._fleet.give_back(token, count))
                 case WakeAt(at):
                     seconds = max(0.005, at - self._clock())
         return seconds
@@ -304,11 +284,11 @@ class Keeper:
         settings = self._settings
         order = Order(request.count, settings.request_limit, settings.expires_in)
         permit = await self._sharing.permit(order)
-        self._follow()
+        self._fleet.follow()
         if isinstance(permit, Wait):
             self._pool.mint_refused(permit, self._clock())
-            self._news_wanted.set()
-            self._changed()
+            self._fleet.want_news()
+            self.changed()
             return
         started = self._clock()
         try:
@@ -330,13 +310,13 @@ class Keeper:
         if fault is not None:
             self._tell_failure(fault)
         await self._sharing.end(permit, self._ending(fault))
-        self._changed()
+        self.changed()
 
     async def _take_in(self, request: Mint, batch: Batch) -> MintFault | None:
-        async with self._shelf:
+        async with self._fleet.shelf:
             free = {each.id: min(each.left, each.limit) for each in batch.tokens}
             shelved = await self._sharing.put(batch.tokens, free)
-            self._follow()
+            self._fleet.follow()
             return self._pool.minted(request, batch.tokens, self._clock(), shelved=shelved)
 
     def _ending(self, fault: MintFault | None) -> Ending:
@@ -358,28 +338,12 @@ class Keeper:
 
     async def _inspect(self, token: Token) -> None:
         if token.key is None:
-            self._reported[token.id] = token, self._clock() + OTHERS_INSPECT_SECONDS
-            await self._sharing.report(token.id)
-            self._news_wanted.set()
+            await self._fleet.ask_others(token)
             return
         answer = await self._mobula.inspect(token)
         mine = self._pool.in_hand(token.id)
-        self._judge(token, answer)
-        if answer.standing is Standing.ALIVE:
-            await self._sharing.observe(token.id, answer.remaining, mine)
-        elif answer.standing is not Standing.UNKNOWN:
-            await self._sharing.remove(token.id)
-
-    def _judge(self, token: Token, answer: Inspection) -> None:
-        self._pool.inspected(token.id, answer, self._clock())
-        for status in self._asked.pop(token.id, ()):
-            self._verdicts[token.id, status] = answer.standing, self._clock()
-        self._changed()
-
-    async def _retire(self, token: Token) -> None:
-        """Have others let go of a replaced token, too; to revoke it is then somebody's chore."""
-        await self._sharing.retire(token.id)
-        self._news_wanted.set()
+        self.judge(token, answer)
+        await self._fleet.tell_others(token, answer, mine)
 
     async def _revoke(self, token: Token, turns: asyncio.Semaphore | None = None) -> None:
         async with turns or asyncio.Semaphore():
@@ -397,121 +361,41 @@ class Keeper:
                 continue
             self._key = found
             self.known_keys.add(found)
-            async with self._shelf:
+            async with self._fleet.shelf:
                 move = await self._sharing.rekey(found)
                 if move is not None:
                     self._pool.lost(self._clock(), whole=move.last)
-            self._news_wanted.set()
+            self._fleet.want_news()
             self._replace(Reason.KEY_CHANGED)
             self._tell(KeyChanged(found.fingerprint))
 
-    # With the fleet
+    # What the fleet asks
 
-    async def _attend_always(self) -> None:
-        while True:
-            self._news_wanted.clear()
-            await self._attend()
-            try:
-                async with asyncio.timeout(self._pulse()):
-                    await self._news_wanted.wait()
-            except TimeoutError:
-                pass
+    def hungry(self) -> bool:
+        """Tell whether requests wait for a token."""
+        return bool(self._waiters)
 
-    def _pulse(self) -> float:
-        hungry = self._waiters or self._reported
-        pulse = self._sharing.pulse(self._chance())
-        return min(pulse, max(HUNGRY_SECONDS, pulse / 4)) if hungry else pulse
+    def judge(self, token: Token, answer: Inspection) -> None:
+        """Take in what an inspect said of a token."""
+        self._pool.inspected(token.id, answer, self._clock())
+        self._verdicts.answer(token.id, answer.standing)
+        self.changed()
 
-    async def _attend(self) -> None:
-        async with self._shelf:
-            report = self._pool.report(self._clock(), inspect_every=self._settings.inspect_every)
-            news = await self._sharing.attend(report)
-            self._follow()
-            if news is not None:
-                self._take_news(news)
-                await self._offer()
-        if news is not None and news.roll.chores and self._key is not None:
-            await self._do_chores(news.roll.chores)
-        self._changed()
+    def revoke(self, token: Token) -> None:
+        """Start a revoke call."""
+        self._spawn(self._revoke(token))
 
-    def _follow(self) -> None:
-        """Have the pool know whether the store can be reached."""
-        self._sharing.check()
-        self._pool.reached(self._sharing.reach)
+    def changed(self) -> None:
+        """Have all look again who wait for something."""
+        self.started = self.started or self.ready()
+        self._wake.set()
+        self._waiters.wake()
 
-    def _take_news(self, news: News) -> None:
-        now = self._clock()
-        if news.emptied:
-            self._pool.lost(now)
-        if news.rotated:
-            self._pool.replace(Reason.REQUESTED, now)
-        if news.shelf is not None:
-            self._pool.stocked(news.shelf, now)
-        self._pool.attended(news.roll, now)
-        for token, until in list(self._reported.values()):
-            self._hear_of(token, until, news)
+    def _sweep_always(self) -> Coroutine[Any, Any, None]:
+        def key() -> Secret | None:
+            return self._key.secret if self._key else None
 
-    def _hear_of(self, token: Token, until: float, news: News) -> None:
-        """Take in what others found of a token that we cannot inspect."""
-        waiting = token.id in news.roll.reported
-        if waiting and self._clock() < until:
-            return
-        del self._reported[token.id]
-        standing = Standing.ALIVE if token.id in news.roll.free else Standing.GONE
-        self._judge(token, Inspection(Standing.UNKNOWN if waiting else standing))
-
-    async def _offer(self) -> None:
-        """Share what was minted while the store could not be reached."""
-        offers = [] if self._sharing.private else self._pool.offer(self._clock())
-        if offers:
-            tokens = [token for token, _ in offers]
-            await self._sharing.put(tokens, {token.id: free for token, free in offers})
-            self._follow()
-
-    async def _do_chores(self, count: int) -> None:
-        for _ in range(count):
-            chore = await self._sharing.chore(self._settings.inspect_every)
-            if chore is None:
-                return
-            if chore.task is Task.INSPECT:
-                self._pool.ask(chore.token.id, self._clock())
-            elif token := self._sharing.opened(chore.token, self._clock()):
-                self._spawn(self._revoke(token))
-
-    async def _take_share(self, token: Token, count: int) -> None:
-        share = await self._sharing.grant(token.id, count)
-        self._follow()
-        if share is not None:
-            self._pool.granted(token.id, share.count, share.free, self._clock())
-        if not self.started and self.ready():
-            self.started = True
-        if share is None or not share.count:
-            self._news_wanted.set()
-        self._changed()
-
-    # What crashes left behind
-
-    async def _sweep_always(self) -> None:
-        if self._sharing.private or self._settings.orphans == "keep":
-            return
-        while True:
-            if self._key is not None and (calls := await self._sharing.abandoned()):
-                await self._sweep(self._key.secret, calls)
-            await asyncio.sleep(SWEEP_SECONDS if self._sharing.joined else SWEEP_AGAIN_SECONDS)
-
-    async def _sweep(self, key: Secret, calls: Sequence[Abandoned]) -> None:
-        """Revoke the tokens of creation calls whose end nobody told."""
-        known = await self._sharing.shelved_ids()
-        if known is None:
-            return
-        try:
-            listed = await self._mobula.list(key)
-        except ListError:
-            return
-        for number, token_ids in find_orphans(calls, listed, known):
-            for token_id in token_ids:
-                self._tell(OrphanFound(token_id, await self._mobula.revoke_id(key, token_id)))
-            await self._sharing.settle_abandoned(number)
+        return sweep_always(self._sharing, self._mobula, key, self._tell)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._group.create_task(work)
@@ -520,25 +404,6 @@ class Keeper:
         return task
 
     # Waiting
-
-    def _changed(self) -> None:
-        self._wake.set()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _change(self, seconds: float) -> bool:
-        """Wait until something changed; False if nothing did within `seconds`."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await waiter
-        except TimeoutError:
-            return False
-        finally:
-            self._waiters.discard(waiter)
-        return True
 
     def _pointless(self, deadline: float) -> bool:
         if self._pool.hopeful or self._sharing.may_return(self._settings.wait):

@@ -104,6 +104,10 @@ class Sharing:
         return f"<Sharing of {self._store.place}, {self.reach.value}>"
 
     @property
+    def has_key(self) -> bool:
+        return self._key is not None
+
+    @property
     def joined(self) -> bool:
         return self.reach is Reach.JOINED
 
@@ -323,10 +327,11 @@ class Sharing:
         """Why the store cannot be reached; empty while it can."""
         return self._complaint
 
-    def check(self) -> None:
-        """Judge anew what may be done in an outage: a right runs out."""
+    def reach_now(self) -> Reach:
+        """Return whether the store can be reached, and what may be done while it cannot."""
         if self.reach is not Reach.JOINED:
             self.reach = self._reach_alone()
+        return self.reach
 
     async def _done(self, call: Awaitable[object]) -> bool:
         """Wait for a call; tell whether it was answered."""

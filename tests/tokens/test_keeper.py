@@ -25,11 +25,12 @@ from proxy.tokens.events import (
     Revoked,
     Rotated,
 )
-from proxy.tokens.keeper import VERDICT_SECONDS, Keeper
+from proxy.tokens.keeper import Keeper
 from proxy.tokens.key import KeySource, parse_key
 from proxy.tokens.mobula import MobulaClient
 from proxy.tokens.model import Outcome, Secret, Standing, Token
 from proxy.tokens.pool import TokenPool
+from proxy.tokens.verdicts import VERDICT_SECONDS
 from tokens.kit import alone
 
 KEY = "static-key-of-the-growth-plan"
