@@ -69,7 +69,7 @@ class Shares:
         return max(1.0, rate * HORIZON, self._idle(of))
 
     def _idle(self, of: Holding) -> int:
-        return min(of.token.limit // IDLE_PART, of.free // (4 * self.sharers))
+        return min(of.token.limit // IDLE_PART, of.stock // (4 * self.sharers))
 
     def _surplus(self, good: Sequence[Holding], rate: float) -> Iterator[GiveBack]:
         in_hand = sum(each.left for each in good)
