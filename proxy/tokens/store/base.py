@@ -4,7 +4,8 @@ A store holds the **shelf**: the fleet's tokens, their secrets sealed, and for e
 requests are granted to nobody. A process takes a **share** of them and spends that without asking
 anybody. The rules that every store keeps:
 
-1. Each call is atomic, however many processes call at once.
+1. Each call is atomic, however many processes call at once. What has had its time by then, a
+   token, a sharer, a right, a call, is forgotten first.
 2. A request is granted once. What was granted and not given back is lost to the fleet, be it that
    its process died or that an answer never arrived: it is never granted again.
 3. A retired or removed token is granted no more; what is given back to it is lost. A token of which
@@ -15,12 +16,14 @@ anybody. The rules that every store keeps:
    *abandoned*: it may have made tokens that nobody has. Whoever ends a call late, when it is
    somebody else's turn already, moves its place in the window and takes nobody's turn away.
 5. Calls are held back for the outages of the store itself: a process that has a *right* may make
-   one a minute by itself while it cannot reach the store. The store counts every right as a call a
-   minute, until RIGHT_SECONDS after its holder was last seen, for so long it is valid, or 60 s
-   after the holder left. It gives one only while calls and rights together stay within the budget.
-6. A store that may lose what it knows begins a new *epoch* when it has, with an empty shelf. It
-   cannot know of the calls before, so BLIND_CALLS a minute are always held back, which a new epoch
-   may use at once; it permits no others, and gives no right, in its first 60 s.
+   one a minute by itself while it cannot reach the store. A right is valid for RIGHT_SECONDS after
+   its holder last attended with success. The store counts it as a call a minute, until the last
+   call that it allows would count no more, or 60 s after the holder left. It gives one only while
+   calls and rights together stay within the budget.
+6. A store that has lost what it knew begins a new *epoch*, with an empty shelf. One that can come
+   back empty by itself cannot know of the calls before, so BLIND_CALLS a minute are always held
+   back, which a new epoch may use at once; it permits no others, and gives no right, in its first
+   60 s.
 7. A process that has not attended, or been granted anything, for SHARER_SECONDS is no sharer.
 8. Time is the store's own where it has a clock; nobody's wall clock is compared with another's.
    Spans are in seconds, counts in requests.
@@ -32,12 +35,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from proxy.tokens.budget import WINDOW
+
 PERMIT_SECONDS = 10.0
 """How long a creation call may take: longer than the client that makes it waits."""
+NUMBER_BITS = 48
+"""Size of the random number that an epoch counts its permits from, so that no two epochs meet."""
 RIGHTS = 2
 """Processes that may mint by themselves in an outage of the store."""
 RIGHT_SECONDS = 3600.0
 """How long a right is valid after its holder was last seen."""
+RIGHT_COUNTS = RIGHT_SECONDS + PERMIT_SECONDS + WINDOW
+"""How long it counts: its last call may begin at its end, and counts for WINDOW once it ended."""
 BLIND_CALLS = 1
 """Creation calls a minute that are held back for a store that has lost its memory."""
 SHARER_SECONDS = 15.0
@@ -136,7 +145,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave to make one creation call within PERMIT_SECONDS; no two have the same number."""
+    """Leave to make one creation call within PERMIT_SECONDS.
+
+    No two have the same number, in no two epochs: one that ends late must not end another.
+    """
 
     number: int
 
@@ -220,7 +232,7 @@ class Store(Protocol):
         ...
 
     async def load(self) -> list[Shelved]:
-        """Return every token that has not expired, by expiry; retired ones too."""
+        """Return every token that has not expired, by expiry, then id; retired ones too."""
         ...
 
     async def add(self, tokens: Sequence[Shelved]) -> None:
@@ -258,7 +270,11 @@ class Store(Protocol):
         ...
 
     async def chore(self, inspect_every: float) -> Chore | None:
-        """Take a chore that is due and that nobody has taken, the most urgent one first."""
+        """Take a chore that is due and that nobody has taken, the most urgent one first.
+
+        That is an inspect that somebody asked for, then a revoke, then any other inspect; among
+        these the token that expires first, then by id.
+        """
         ...
 
     async def permit(self, order: Order) -> Permit | Wait:

@@ -7,14 +7,16 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from secrets import randbits
 
 from proxy.tokens.budget import CALLS, WINDOW
 from proxy.tokens.clock import steady
 from proxy.tokens.store.base import (
     BLIND_CALLS,
     CHORE_SECONDS,
+    NUMBER_BITS,
     PERMIT_SECONDS,
-    RIGHT_SECONDS,
+    RIGHT_COUNTS,
     RIGHTS,
     SHARER_SECONDS,
     Abandoned,
@@ -85,20 +87,27 @@ class _Sharer:
 
 
 class Shelf:
-    """One shelf, as `base` rules it; `lasting` is False for one that ends with its only process."""
+    """One shelf, as `base` rules it.
 
-    def __init__(self, clock: Callable[[], float] = steady, *, lasting: bool = False) -> None:
+    `lasting` is False for one that ends with its only process; it then needs no rights. A lasting
+    one is `blind` if it may come back empty by itself.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = steady, *, lasting: bool = False, blind: bool = True
+    ) -> None:
         self._epoch = uuid.uuid4().hex
         self._clock = clock
         self._lasting = lasting
-        self._blind_until = clock() + WINDOW if lasting else -math.inf
+        self._held_back = BLIND_CALLS if lasting and blind else 0
+        self._blind_until = clock() + WINDOW if self._held_back else -math.inf
         self._closed_until = -math.inf
         self._entries: dict[str, _Entry] = {}
         self._sharers: dict[str, _Sharer] = {}  # seen longest ago first
         self._rate = 0.0
         self._rights: dict[str, float] = {}  # sharer: until when
         self._calls: dict[int, _Call] = {}
-        self._number = 0
+        self._number = randbits(NUMBER_BITS)
         self._generation = 0
         self._version = 0
         self._fault = ""
@@ -139,7 +148,7 @@ class Shelf:
     def leave(self, me: str, shares: Mapping[str, int]) -> bool:
         now = self._now()
         for name, count in shares.items():
-            self.give_back(name, count)
+            self._free(name, count)
         self._dismiss(me)
         if me in self._rights:
             self._rights[me] = now + WINDOW
@@ -169,7 +178,7 @@ class Shelf:
         if entry is not None:
             entry.holders -= 1
             if not entry.holders and not entry.free and not entry.retired:
-                self.remove(name)
+                self._forget(name)
 
     def _give_right(self, me: str, report: Report, now: float) -> bool:
         wanted = self._lasting and report.minter
@@ -177,14 +186,15 @@ class Shelf:
             return False
         may = len(self._rights) < RIGHTS and self._spare_calls(now) > 0
         if me in self._rights or may:
-            self._rights[me] = now + RIGHT_SECONDS
+            self._rights[me] = now + RIGHT_COUNTS
         return me in self._rights
 
     # Tokens
 
     def load(self) -> list[Shelved]:
         now = self._now()
-        return sorted((each.seen(now) for each in self._entries.values()), key=lambda t: t.lives)
+        tokens = [each.seen(now) for each in self._entries.values()]
+        return sorted(tokens, key=lambda each: (each.lives, each.id))
 
     def add(self, tokens: Sequence[Shelved]) -> None:
         now = self._now()
@@ -205,17 +215,26 @@ class Shelf:
         return Granted(given, entry.free)
 
     def give_back(self, name: str, count: int) -> None:
+        self._now()
+        self._free(name, count)
+
+    def _free(self, name: str, count: int) -> None:
         entry = self._entries.get(name)
         if entry is not None and not entry.retired:
             entry.free = min(entry.token.limit, entry.free + count)
 
     def retire(self, name: str) -> None:
+        self._now()
         entry = self._entries.get(name)
         if entry is not None and not entry.retired:
             entry.retired, entry.free = True, 0
             self._version += 1
 
     def remove(self, name: str) -> None:
+        self._now()
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
         if self._entries.pop(name, None) is not None:
             for each in self._sharers.values():
                 each.holds.discard(name)
@@ -228,20 +247,26 @@ class Shelf:
     # Chores
 
     def report(self, name: str) -> None:
+        self._now()
         if name in self._entries:
             self._entries[name].reported = True
 
     def observe(self, name: str, remaining: int | None, mine: int) -> None:
+        now = self._now()
         entry = self._entries.get(name)
         if entry is None:
             return
-        entry.reported, entry.checked_at, entry.taken_until = False, self._now(), -math.inf
+        entry.reported, entry.checked_at, entry.taken_until = False, now, -math.inf
         if remaining is not None:
             entry.free = min(entry.free, max(0, remaining - mine))
 
     def chore(self, inspect_every: float) -> Chore | None:
         now = self._now()
-        due = min(self._due(now, inspect_every), key=lambda each: each[0], default=None)
+        due = min(
+            self._due(now, inspect_every),
+            key=lambda each: (each[0], each[2].expires_at, each[2].token.id),
+            default=None,
+        )
         if due is None:
             return None
         _, task, entry = due
@@ -294,6 +319,7 @@ class Shelf:
         ]
 
     def settle_abandoned(self, number: int) -> None:
+        self._now()
         if number in self._calls:
             self._calls[number].unclear = False
 
@@ -311,8 +337,7 @@ class Shelf:
         return max(0, left), now if left > 0 else self._counted(now)[-left]
 
     def _spare_calls(self, now: float) -> int:
-        held_back = BLIND_CALLS if self._lasting else 0
-        return CALLS - held_back - len(self._rights) - len(self._counted(now))
+        return CALLS - self._held_back - len(self._rights) - len(self._counted(now))
 
     def _counted(self, now: float) -> list[float]:
         """Return when each call that counts will count no more."""
@@ -325,7 +350,7 @@ class Shelf:
         """Read the clock, and forget what has had its time."""
         now = self._clock()
         for name in [name for name, each in self._entries.items() if each.expires_at <= now]:
-            self.remove(name)
+            self._forget(name)
         for name in list(self._sharers):
             if self._sharers[name].seen_at + SHARER_SECONDS > now:
                 break
