@@ -1,0 +1,83 @@
+"""Fleets: processes that share a shelf, one kind for each kind of store."""
+
+from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from proxy.tokens.store.base import Store
+from proxy.tokens.store.memory import MemoryStore, Shelf
+
+SHELF = "shelf"
+
+
+class Fleet(ABC):
+    """Processes that share one store; tests let the store's time pass."""
+
+    blind: bool
+    """Whether the store may come back empty by itself."""
+    beside: bool
+    """Whether several shelves may lie in it."""
+    edge: float
+    """How close to an instant a test can get, in seconds: a server's own clock goes on meanwhile.
+
+    At most half a second: the tests that leap by whole seconds rely on it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is this fleet's own, and not there yet."""
+        self.folder = folder
+        self.passed = 0.0
+        """How far time was put on, in seconds."""
+        self._open = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.passed:.1f} s on>"
+
+    async def member(self, shelf: str = SHELF) -> Store:
+        """Another process, which has opened the store."""
+        store = self._store(shelf)
+        self._open.push_async_callback(store.close)
+        await store.open()
+        return store
+
+    def pass_time(self, seconds: float) -> None:
+        self.passed += seconds
+
+    async def close(self) -> None:
+        await self._open.aclose()
+
+    @abstractmethod
+    def _store(self, shelf: str) -> Store: ...
+
+
+class MemoryFleet(Fleet):
+    """What a store that may come back empty does, in memory."""
+
+    blind = True
+    beside = False
+    edge = 2.0**-10
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._shelf = Shelf(lambda: self.passed, lasting=True, blind=self.blind)
+
+    def _store(self, shelf: str) -> Store:
+        assert shelf == SHELF
+        return MemoryStore(self._shelf)
+
+
+class FaithfulMemoryFleet(MemoryFleet):
+    """What a store that cannot come back empty does, in memory."""
+
+    blind = False
+
+
+FLEETS: dict[str, type[Fleet]] = {
+    "memory": MemoryFleet,
+    "faithful memory": FaithfulMemoryFleet,
+}
+
+
+def model_of(fleet: Fleet) -> Fleet:
+    """Return a fleet in memory that must answer as this one does."""
+    return (MemoryFleet if fleet.blind else FaithfulMemoryFleet)(fleet.folder)
