@@ -1,7 +1,7 @@
 """The command line: a thin face over `app`, `sandbox` and the admin listener."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ from proxy.app import check_authorities
 from proxy.config import Address, Settings, SettingsError, effective, load
 from proxy.ops import client, logs
 from proxy.settings.values import parse_duration
-from proxy.tokens.key import KeyRefusedError, find_key_source
+from proxy.tokens.key import (
+    KeyRefusedError,
+    KeySource,
+    StaticKey,
+    find_key_source,
+    find_store_secret,
+)
+from proxy.tokens.model import Secret
 
 DEMO_KEY = "sandbox-static-key"
 
@@ -89,13 +96,10 @@ def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> 
     """Run the proxy until SIGTERM, SIGINT or `mobula-proxy quit`."""
     settings = _load(config, overrides)
     logs.configure(settings.log)
-    if demo and not _names_a_key(settings):
+    if demo and settings.role != "member" and not _names_a_key(settings):
         run.run(run.serve_demo(settings, DEMO_KEY))
-    try:
-        source = find_key_source(settings.api_key, os.environ)
-        key = source.read()
-    except KeyRefusedError as error:
-        run.fail(str(error), run.EXIT_USAGE)
+    _read_store_secret(settings)
+    source, key = _read_key(settings)
     run.run(run.serve(settings, source, key))
 
 
@@ -105,13 +109,15 @@ def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> 
 def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
     """Print the effective settings, or every error in them, and exit 2."""
     settings = _load(config, overrides)
+    key = None if settings.role == "member" else _read_key(settings)[1]
+    secret = _read_store_secret(settings)
     try:
         check_authorities(settings)
-        key = find_key_source(settings.api_key, os.environ).read()
-    except (KeyRefusedError, ValueError) as error:
+    except ValueError as error:
         run.fail(str(error), run.EXIT_USAGE)
     click.echo(effective(settings), nl=False)
-    click.echo(f"# static key: fingerprint {key.fingerprint}")
+    for remark in _remarks(settings, key, secret):
+        click.echo(f"# {remark}")
 
 
 @main.command()
@@ -184,6 +190,32 @@ def _load(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
     try:
         return load(file=config, environ=os.environ, overrides=overrides)
     except SettingsError as error:
+        run.fail(str(error), run.EXIT_USAGE)
+
+
+def _remarks(settings: Settings, key: StaticKey | None, secret: Secret | None) -> Iterator[str]:
+    """Say what is no setting, or is one that cannot be shown."""
+    url = settings.store.url
+    if url.hides:
+        yield "store.url: *** stands for credentials; this does not load without them"
+    if not url.in_memory:
+        yield f"store: {url}, sealed with {'the store secret' if secret else 'the static key'}"
+    yield f"static key: fingerprint {key.fingerprint}" if key else "static key: none, for a member"
+
+
+def _read_key(settings: Settings) -> tuple[KeySource, StaticKey]:
+    try:
+        source = find_key_source(settings.api_key, os.environ)
+        return source, source.read()
+    except KeyRefusedError as error:
+        run.fail(str(error), run.EXIT_USAGE)
+
+
+def _read_store_secret(settings: Settings) -> Secret | None:
+    needed = settings.role == "member"
+    try:
+        return find_store_secret(settings.store.secret, os.environ, needed=needed)
+    except KeyRefusedError as error:
         run.fail(str(error), run.EXIT_USAGE)
 
 

@@ -13,10 +13,18 @@ import yaml
 from msgspec import Meta, field
 from msgspec.structs import force_setattr, replace
 
-from proxy.settings.places import Address, Bind, HttpUrl, UpstreamName, travels_in_clear
+from proxy.settings.places import (
+    Address,
+    Bind,
+    Directory,
+    HttpUrl,
+    UpstreamName,
+    travels_in_clear,
+)
 from proxy.settings.problems import Problem, SettingsError, full_name
 from proxy.settings.section import Finding, Section, nearest, parse, plain
 from proxy.settings.sources import read
+from proxy.settings.store_url import MEMORY, AnyStoreUrl, StoreUrl
 from proxy.settings.values import (
     Duration,
     Leaf,
@@ -40,13 +48,19 @@ __all__ = [
     "Settings",
     "SettingsError",
     "ShutdownSettings",
+    "StoreSecretSettings",
     "StoreSettings",
+    "StoreUrl",
     "TokenSettings",
     "UpstreamSettings",
     "effective",
     "json_schema",
     "load",
 ]
+
+
+STORE_FILE = "tokens.db"
+"""The store's name in `state_dir`."""
 
 
 class ApiKeySettings(Section, frozen=True, kw_only=True):
@@ -67,8 +81,10 @@ class TokenSettings(Section, frozen=True, kw_only=True):
     """Spare tokens to keep in stock beside the current one."""
     on_exit: Literal["revoke", "keep"] = "revoke"
     """Whether our tokens are revoked when the proxy ends."""
-    inspect_every: Duration = 600.0
     orphans: Literal["revoke", "keep"] = "revoke"
+    """Whether tokens that we left behind when we crashed are revoked at start."""
+    inspect_every: Annotated[float, duration("1m")] = 600.0
+    """How often what Mobula counted for a token is compared with what we did."""
     wait: Duration = 10.0
     """How long a request may wait for a token before it gets 503."""
     waiters: Annotated[int, Meta(ge=1)] = 1024
@@ -153,17 +169,23 @@ class AdminSettings(Section, frozen=True, kw_only=True):
     """Where to listen: host:port, [v6]:port or unix:/path; port 0 takes a free one."""
 
 
-def _known_store(url: object) -> object:
-    if url != "memory://":
-        raise Wrong("must be memory://; this version keeps tokens in memory only")
-    return url
+class StoreSecretSettings(Section, frozen=True, kw_only=True):
+    """Where the secret is that seals what the store keeps; the static key does without one."""
+
+    file: Text | None = None
+    """File with it; the environment (MOBULA_STORE_SECRET, MOBULA_STORE_SECRET_FILE) wins."""
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):
-    """Where tokens are kept."""
+    """Where tokens are kept, and who shares them."""
 
-    url: Annotated[Literal["memory://"], Leaf(_known_store, {"const": "memory://"})] = "memory://"
-    """memory:// keeps tokens in this process and forgets them when it ends."""
+    # Without a text only before `Settings` has filled it in, which a reader never sees.
+    url: AnyStoreUrl = StoreUrl()
+    """memory://, sqlite:///path or redis://host:port; memory:// when left out, and no state_dir."""
+    secret: StoreSecretSettings = StoreSecretSettings()
+    """Of the whole fleet; it is needed where there is no static key, which seals without one."""
+    on_outage: Literal["local", "stop"] = "local"
+    """Without the store: local spends what is in hand, then mints alone; stop gives 503 then."""
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
@@ -224,6 +246,10 @@ class LogSettings(Section, frozen=True, kw_only=True):
 class Settings(Section, frozen=True, kw_only=True):
     """All settings of mobula-proxy; every one has a default, so an empty file is a good one."""
 
+    role: Literal["both", "minter", "member"] = "both"
+    """Whether it mints and serves apps, only mints, or only serves and needs no static key."""
+    state_dir: Directory = None
+    """Directory for what must survive a restart: the store, unless store.url is set."""
     api_key: ApiKeySettings = ApiKeySettings()
     token: TokenSettings = TokenSettings()
     upstreams: dict[UpstreamName, UpstreamSettings] = field(
@@ -239,7 +265,7 @@ class Settings(Section, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
 
     def __post_init__(self) -> None:
-        """Complete what depends on names: each upstream's url, each listener's upstream."""
+        """Complete what depends on others: urls and upstreams on names, the store on state_dir."""
         upstreams = {
             name: replace(each, url=each.url or f"https://{name}")
             for name, each in self.upstreams.items()
@@ -250,10 +276,12 @@ class Settings(Section, frozen=True, kw_only=True):
             replace(each, upstream=each.upstream.lower() or first) for each in self.listeners
         )
         force_setattr(self, "listeners", named)
+        url = _store_url(self.store.url, self.state_dir)
+        force_setattr(self, "store", replace(self.store, url=url))
 
     @classmethod
     def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
-        """Check the listeners against the upstreams, each other and the admin address."""
+        """Check the listeners against upstreams and addresses, and the role against the store."""
         listeners, names = good.get("listeners", ()), list(good.get("upstreams", ()))
         for index, name in enumerate(each.upstream.lower() for each in listeners):
             if names and name and name not in names:
@@ -264,6 +292,24 @@ class Settings(Section, frozen=True, kw_only=True):
         if "admin" in good:
             binds.append((("admin", "bind"), good["admin"].bind))
         yield from _shared(binds)
+        if {"role", "state_dir", "store"} <= good.keys():
+            yield from _lonely(good["role"], _store_url(good["store"].url, good["state_dir"]))
+
+
+def _store_url(url: StoreUrl, state_dir: str | None) -> StoreUrl:
+    if url:
+        return url
+    return StoreUrl.of_file(str(Path(state_dir, STORE_FILE))) if state_dir else MEMORY
+
+
+def _lonely(role: str, url: StoreUrl) -> Iterator[Finding]:
+    lacks = {"member": "nobody could mint for it", "minter": "there is nobody to mint for"}
+    if role in lacks and url.in_memory:
+        yield Finding(
+            ("role",),
+            f"{lacks[role]}, because other processes cannot reach memory://; set store.url, "
+            "e.g. to redis://host:6379/0",
+        )
 
 
 def _shared(binds: Sequence[tuple[SettingPath, Address]]) -> Iterator[Finding]:
@@ -298,7 +344,10 @@ def load(
 
 
 def effective(settings: Settings) -> str:
-    """Return the settings as YAML in human units; as a file it loads to equal settings."""
+    """Return the settings as YAML in human units; as a file it loads to equal settings.
+
+    Only where `store.url` holds credentials it does not: they are left out.
+    """
     text: str = yaml.safe_dump(plain(Settings, settings), sort_keys=False, allow_unicode=True)
     return text
 

@@ -6,6 +6,7 @@ its arguments is called in this process, which saves half a second each time.
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -41,7 +42,7 @@ FREE_PORTS = ("--set", 'listeners=[{"bind": "127.0.0.1:0"}]', "--set", "admin.bi
 
 def called(*arguments: str, environ: Mapping[str, str] = GIVEN) -> tuple[int, str, str]:
     """Call the command in this process: exit code, standard output, standard error."""
-    names = ("MOBULA_API_KEY", "MOBULA_API_KEY_FILE", "MOBULA_PROXY_CONFIG")
+    names = [name for name in os.environ if name.startswith("MOBULA_")]
     result = CliRunner().invoke(main, arguments, env={**dict.fromkeys(names), **environ})
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.stdout, result.stderr
@@ -81,6 +82,42 @@ def test_what_check_prints_is_a_settings_file_that_check_accepts(tmp_path: Path)
     assert code == 0
     file.write_text(text)
     assert called("check", "--config", str(file)) == (0, text, "")
+
+
+MEMBER = ("--set", "role=member", "--set", "store.url=redis://redis:6379/0")
+STORE_SECRET = "5e" * 32
+
+
+def test_check_asks_a_member_for_the_store_secret_and_for_no_static_key(scan: SecretScan) -> None:
+    scan.add(STORE_SECRET)
+    environ = {"MOBULA_STORE_SECRET": STORE_SECRET}
+    code, out, err = finished("check", *MEMBER, scan=scan, environ=environ)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2:] == [
+        "# store: redis://redis:6379/0, sealed with the store secret",
+        "# static key: none, for a member",
+    ]
+
+
+@pytest.mark.parametrize("name", ["check", "serve"])
+def test_a_member_without_a_store_secret_is_refused_and_told_how_to_give_one(name: str) -> None:
+    code, out, err = called(name, *MEMBER)
+    assert (code, out) == (2, "")
+    assert "No store secret, which a member needs to read its fleet's tokens. Set MOBULA_" in err
+
+
+def test_check_tells_that_the_static_key_seals_where_there_is_no_other_secret() -> None:
+    code, out, _ = called("check", "--set", "state_dir=/var/lib/x")
+    assert code == 0
+    assert "# store: sqlite:////var/lib/x/tokens.db, sealed with the static key\n" in out
+
+
+def test_check_shows_no_password_of_the_store_and_says_so() -> None:
+    code, out, _ = called("check", "--set", "store.url=redis://:pass4711@redis:6379/0")
+    assert code == 0
+    assert "pass4711" not in out
+    assert "url: redis://***@redis:6379/0\n" in out
+    assert "# store.url: *** stands for credentials; this does not load without them\n" in out
 
 
 def test_every_wrong_setting_of_every_source_is_reported_at_once(

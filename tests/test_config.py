@@ -21,6 +21,7 @@ from proxy.config import (
     json_schema,
     load,
 )
+from proxy.settings.store_url import StoreUrl
 from proxy.settings.values import format_duration, format_size, parse_duration, parse_size
 
 ROOT = Path(__file__).parent.parent
@@ -394,13 +395,11 @@ def test_long_and_unprintable_values_stay_on_one_line(problems: Problems) -> Non
         ("listeners: [{}]", "listeners[0].bind: is missing and has no default (in"),
         ("upstreams: []", "upstreams: must be a mapping of names to settings (in"),
         ("upstreams: {}", "upstreams: must have at least one entry (in"),
-        (
-            "store: {url: 'sqlite:///tmp/x'}",
-            (
-                "store.url: must be memory://; this version keeps tokens in "
-                "memory only (sqlite:///tmp/x in"
-            ),
-        ),
+        ("role: boss", "role: must be both, minter or member (boss in"),
+        ("state_dir: ''", 'state_dir: must be the path of a directory ("" in'),
+        ('state_dir: "a\\0"', 'state_dir: must be the path of a directory ("a\\u0000" in'),
+        ("token: {inspect_every: 59s}", "token.inspect_every: must be between 1m and 365d (59s in"),
+        ("store: {on_outage: wait}", "store.on_outage: must be local or stop (wait in"),
     ],
 )
 def test_a_wrong_value_is_told_what_would_be_right(
@@ -418,8 +417,12 @@ def test_what_is_missing_is_looked_for_where_its_neighbours_are(problems: Proble
 # --- Secrets -------------------------------------------------------------------------------------
 
 KEY_ELSEWHERE = (
-    "api_key: must not hold the static key itself; put the key into a file and its path into "
+    "api_key: must not hold the static key itself; put it into a file and its path into "
     "api_key.file, or into the environment as MOBULA_API_KEY or MOBULA_API_KEY_FILE"
+)
+STORE_SECRET_ELSEWHERE = (
+    "store.secret: must not hold the store secret itself; put it into a file and its path into "
+    "store.secret.file, or into the environment as MOBULA_STORE_SECRET or MOBULA_STORE_SECRET_FILE"
 )
 
 
@@ -429,6 +432,15 @@ def test_a_static_key_in_the_file_is_told_where_it_belongs(problems: Problems) -
 
 def test_a_static_key_in_a_variable_is_told_where_it_belongs(problems: Problems) -> None:
     assert problems("", {"API_KEY": SECRET}) == [f"{KEY_ELSEWHERE} (in MOBULA_PROXY__API_KEY)"]
+
+
+def test_a_store_secret_among_the_settings_is_told_where_it_belongs(problems: Problems) -> None:
+    assert problems(f"store: {{secret: {SECRET}}}") == [
+        f"{STORE_SECRET_ELSEWHERE} (in config.yaml, line 1)"
+    ]
+    assert problems("", {"STORE__SECRET": SECRET}) == [
+        f"{STORE_SECRET_ELSEWHERE} (in MOBULA_PROXY__STORE__SECRET)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -450,7 +462,14 @@ def test_a_static_key_in_a_variable_is_told_where_it_belongs(problems: Problems)
         (f"upstreams: {{a.test: {{url: 'https://{SECRET}@a.test'}}}}", {}, []),
         (f"upstreams: {{a.test: {{url: 'https://u:{SECRET}?@a.test'}}}}", {}, []),
         (f"upstreams: {{a.test: {{url: 'https://a.test?key={SECRET}'}}}}", {}, []),
-        (f"store: {{url: 'redis://:{SECRET}@redis'}}", {}, []),
+        (f"store: {{url: 'redis://:{SECRET}@redis:0'}}", {}, []),
+        (f"store: {{url: 'redis://:{SECRET}'}}", {}, []),
+        (f"store: {{url: 'redis://:{SECRET}/x@redis'}}", {}, []),
+        (f"store: {{url: 'postgres://:{SECRET}@db'}}", {}, []),
+        (f"store: {{url: [{SECRET}]}}", {}, []),
+        (f"store: {{secret: {{{SECRET}: 1}}}}", {}, []),
+        (f"store: {{secret: {{value: {SECRET}}}}}", {}, []),
+        (f"store: {{secret: {{file: [{SECRET}]}}}}", {}, []),
         ("", {"API_KEY__KEY": SECRET}, []),
         ("", {"KEY": SECRET}, []),
         ("", {"API_KEY": f"{{'{SECRET}"}, []),
@@ -823,6 +842,124 @@ def test_the_problems_of_all_listeners_are_told_together(problems: Problems) -> 
     ]
 
 
+# --- Store ---------------------------------------------------------------------------------------
+
+
+def test_without_a_word_on_it_the_store_is_in_memory(loading: Loader) -> None:
+    assert loading().store.url.in_memory
+
+
+def test_a_state_dir_holds_the_store(loading: Loader) -> None:
+    url = loading("state_dir: /var/lib/mobula-proxy/").store.url
+    assert url.reveal() == "sqlite:////var/lib/mobula-proxy/tokens.db"
+
+
+def test_a_store_url_wins_over_the_state_dir(loading: Loader) -> None:
+    assert loading("{state_dir: /x, store: {url: 'memory://'}}").store.url.in_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("sqlite:////var/lib/x.db", "/var/lib/x.db"),
+        ("sqlite:///x.db", "x.db"),
+        ("sqlite:///a b?#.db", "a b?#.db"),
+        ("redis://redis:6379/0", None),
+        ("memory://", None),
+    ],
+)
+def test_a_store_url_may_name_a_file(loading: Loader, text: str, file: str | None) -> None:
+    url = loading(overrides=[("store", json.dumps({"url": text}))]).store.url
+    assert (url.file, url.reveal(), str(url)) == (file, text, text)
+
+
+A_FILE = (
+    "must name a file: sqlite:///tokens.db in the working directory, "
+    "or with four slashes sqlite:////var/lib/mobula-proxy/tokens.db"
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (3, "must be text"),
+        ("memory", "must be memory://, sqlite:///path or redis://host:port"),
+        ("memory://x", "must be memory://, sqlite:///path or redis://host:port"),
+        ("mysql://db", "must be memory://, sqlite:///path or redis://host:port"),
+        *((f"sqlite:{path}", A_FILE)
+          for path in ("", "x.db", "//x.db", "///", "///:memory:", "///\0")),
+        ("redis://a,b",
+         "must name one server; several are for redis+sentinel:// or redis+cluster://"),
+        ("redis+sentinel://a", "must name the master, as in redis+sentinel://host:26379/mymaster"),
+    ],
+)  # fmt: skip
+def test_a_wrong_store_url_is_told_what_would_be_right_and_not_shown(
+    problems: Problems, url: object, expected: str
+) -> None:
+    assert problems("", {}, [("store", json.dumps({"url": url}))]) == [
+        f"store.url: {expected} (in --set store)"
+    ]
+
+
+SHARED = [
+    (f"redis://:{SECRET}@redis:6379/0", "redis://***@redis:6379/0"),
+    (f"rediss://me:{SECRET}@h?ssl_ca_certs=/ca.pem", "rediss://***@h?ssl_ca_certs=/ca.pem"),
+    (f"unix://:{SECRET}@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1"),
+    (f"redis+sentinel://a,b/m?sentinel_password={SECRET}", "redis+sentinel://a,b/m?***"),
+    (f"redis+sentinel://a/m?sentinel%5Fpassword={SECRET}", "redis+sentinel://a/m?***"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SHARED)
+def test_credentials_in_a_store_url_are_revealed_to_the_store_only(
+    loading: Loader, text: str, shown: str
+) -> None:
+    loaded = loading(f"store: {{url: '{text}'}}")
+    assert loaded.store.url.reveal() == text
+    assert str(loaded.store.url) == shown
+    assert loaded.store.url.hides
+    assert SECRET not in repr(loaded) + str(loaded) + effective(loaded)
+
+
+@pytest.mark.parametrize(("text", "shown"), SHARED)
+def test_what_stands_for_credentials_is_not_taken_for_them(
+    loading: Loader, problems: Problems, text: str, shown: str
+) -> None:
+    written = effective(loading(f"store: {{url: '{text}'}}"))
+    assert shown in written
+    (problem,) = problems(written)
+    assert problem.startswith("store.url: must have its credentials in place of *** (in")
+
+
+def test_store_urls_compare_by_what_they_hide() -> None:
+    url = StoreUrl.parse("redis://:a@redis")
+    assert url == StoreUrl.parse("redis://:a@redis")
+    assert url != StoreUrl.parse("redis://:b@redis")
+    assert repr(url) == "StoreUrl('redis://***@redis')"
+
+
+@pytest.mark.parametrize(
+    ("role", "why"),
+    [("member", "nobody could mint for it"), ("minter", "there is nobody to mint for")],
+)
+def test_a_role_that_needs_others_is_refused_where_no_other_can_be(
+    problems: Problems, role: str, why: str
+) -> None:
+    (problem,) = problems(f"role: {role}")
+    assert problem == (
+        f"role: {why}, because other processes cannot reach memory://; set store.url, "
+        f"e.g. to redis://host:6379/0 ({role} in config.yaml, line 1)"
+    )
+
+
+@pytest.mark.parametrize("role", ["member", "minter"])
+@pytest.mark.parametrize("store", ["state_dir: /x", "store: {url: 'redis://redis'}"])
+def test_a_role_that_needs_others_is_taken_with_a_store(
+    loading: Loader, role: str, store: str
+) -> None:
+    assert loading(f"role: {role}\n{store}").role == role
+
+
 # --- Sections ------------------------------------------------------------------------------------
 
 
@@ -857,6 +994,8 @@ DURATIONS = st.integers(1, 86_400_000).map(lambda milliseconds: milliseconds / 1
 BINDS = st.sampled_from(["127.0.0.1:0", "[::1]:1", "unix:/run/ä b.sock", "localhost:2"])
 SETTINGS = st.fixed_dictionaries(
     {
+        "role": st.just("both"),
+        "state_dir": st.none() | st.sampled_from(["/var/lib/x", "ä b", "no"]),
         "api_key": st.fixed_dictionaries({"file": st.none() | st.sampled_from(["/k", "no", "1"])}),
         "token": st.fixed_dictionaries({"wait": DURATIONS, "standby": st.integers(0, 24)}),
         "upstreams": st.dictionaries(
@@ -955,7 +1094,7 @@ def test_every_default_in_the_schema_is_valid_by_it() -> None:
     for section in document["$defs"].values():
         for name, setting in section["properties"].items():
             if "default" in setting:
-                jsonschema.validate(setting["default"], setting)
+                jsonschema.validate(setting["default"], setting | {"$defs": document["$defs"]})
             assert setting["description"], name
 
 

@@ -1,4 +1,4 @@
-"""Where things are: the address to listen on, an upstream's name and its URL.
+"""Where things are: the address to listen on, a directory, an upstream's name and its URL.
 
 Parsers bring each into one form, so that equal places are equal values, and raise `Wrong` with what
 would be right.
@@ -99,6 +99,14 @@ def _bind_host(text: str) -> str:
     except ValueError:
         raise Wrong("must start with an IP address or a host name, as in 127.0.0.1:8080") from None
 
+
+def _directory(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and value and value.isprintable()):
+        raise Wrong("must be the path of a directory")
+    return value
+
+
+Directory = Annotated[str | None, Leaf(_directory, {"type": ["string", "null"], "minLength": 1})]
 
 Bind = Annotated[
     Address,

@@ -1,20 +1,36 @@
 """What is wrong with the settings, in words for whoever wrote them.
 
 A problem names the setting in full, its value, where that came from and what would be right. No
-problem holds a secret: nothing below `api_key` is shown, nor the value of an unknown setting, nor
-what a URL carries besides its place.
+problem holds a secret: nothing below `api_key` or `store.secret` is shown, nor the value of an
+unknown setting, nor what a URL carries besides its place.
 """
 
 import json
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from proxy.settings.values import SettingPath
 
-SECRET = "api_key"  # noqa: S105 - the section's name
 _SHOWN_LENGTH = 60
+
+
+class SecretPlace(NamedTuple):
+    """A section that says in which file a secret is, and the variable that may hold it instead."""
+
+    path: tuple[str, ...]
+    noun: str
+    variable: str
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+STATIC_KEY = SecretPlace(("api_key",), "static key", "MOBULA_API_KEY")
+STORE_SECRET = SecretPlace(("store", "secret"), "store secret", "MOBULA_STORE_SECRET")
 
 
 class Problem(Struct, frozen=True):
@@ -46,16 +62,23 @@ class SettingsError(Exception):
 
 
 def full_name(path: SettingPath) -> str:
-    """Return the dotted name, `listeners[0].bind`; what stands below `api_key` could be the key."""
-    if path[:1] == (SECRET,) and path[1:] != ("file",):
-        return SECRET
+    """Return the dotted name, `listeners[0].bind`; below `api_key` it could be the key."""
+    place = secret_place(path)
+    if place and path != (*place.path, "file"):
+        return place.name
     steps = (f"[{step}]" if isinstance(step, int) else f".{_shown_text(step)}" for step in path)
     return "".join(steps).removeprefix(".")
 
 
+def secret_place(path: SettingPath) -> SecretPlace | None:
+    """Return the place of a secret that `path` is at or below."""
+    places = (STATIC_KEY, STORE_SECRET)
+    return next((each for each in places if path[: len(each.path)] == each.path), None)
+
+
 def shown(path: SettingPath, value: object) -> str | None:
     """Return the value as text for a problem; None when it could hold a secret or is no scalar."""
-    if path[:1] == (SECRET,) or isinstance(value, (dict, list)):
+    if secret_place(path) or isinstance(value, (dict, list)):
         return None
     if not isinstance(value, str) or value.isdecimal() or value in {"true", "false"}:
         return json.dumps(value, default=str)  # quotes tell text from what it looks like

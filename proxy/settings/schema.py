@@ -55,8 +55,9 @@ def _field(field: FieldInfo, text: str | None, definitions: dict[str, Any]) -> d
         return schema
     described = {"description": text, **schema}
     default = default_of(field)
-    if default is not NODEFAULT and default != "":
-        described["default"] = plain(field.type, default, sparse=True)
+    written = None if default is NODEFAULT else plain(field.type, default, sparse=True)
+    if default is not NODEFAULT and written != "":
+        described["default"] = written
     return described
 
 

@@ -11,14 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 from msgspec import NODEFAULT, Struct, ValidationError, convert
 from msgspec.structs import FieldInfo, fields
 
-from proxy.settings.problems import SECRET, full_name
+from proxy.settings.problems import SecretPlace, full_name, secret_place
 from proxy.settings.values import Leaf, SettingPath, Wrong, one_of
-
-_KEY_ELSEWHERE = (
-    "must not hold the static key itself; put the key into a file and its path into api_key.file, "
-    "or into the environment as MOBULA_API_KEY or MOBULA_API_KEY_FILE"
-)
-_KEY_SETTING = "holds an unknown setting, not shown because it may be the key; only file is known"
 
 
 class Finding(NamedTuple):
@@ -120,7 +114,8 @@ class _Reading:
 
     def section(self, kind: type[Section], values: Any, path: SettingPath) -> Any:
         if not isinstance(values, dict):
-            text = _KEY_ELSEWHERE if path == (SECRET,) else "must be a mapping of settings"
+            place = secret_place(path)
+            text = _where_it_belongs(place) if place else "must be a mapping of settings"
             return self._wrong(path, text, show=False)
         known = {each.name: each for each in fields(kind)}
         read = {name: self._field(each, values, (*path, name)) for name, each in known.items()}
@@ -153,7 +148,7 @@ class _Reading:
         try:
             return leaf.read(value) if leaf else _checked(kind, value)
         except Wrong as wrong:
-            return self._wrong(path, str(wrong), show=show)
+            return self._wrong(path, str(wrong), show=show and not (leaf and leaf.secret))
 
     def _mapping(self, kind: Any, value: object, path: SettingPath) -> Any:
         if not isinstance(value, dict):
@@ -182,8 +177,11 @@ class _Reading:
         return NODEFAULT
 
     def _unknown(self, kind: type[Section], path: SettingPath) -> str:
-        if path[0] == SECRET:
-            return _KEY_SETTING
+        if place := secret_place(path):
+            return (
+                f"holds an unknown setting, not shown because it may be the {place.noun}; "
+                "only file is known"
+            )
         if meant := self._meant(kind, path):
             return f"unknown setting; did you mean {full_name(meant)}?"
         return f"unknown setting; known here: {one_of(kind.__struct_fields__)}"
@@ -197,6 +195,13 @@ class _Reading:
             return (*parent, beside)
         found = nearest(word, list(elsewhere))
         return elsewhere[found] if found else None
+
+
+def _where_it_belongs(place: SecretPlace) -> str:
+    return (
+        f"must not hold the {place.noun} itself; put it into a file and its path into "
+        f"{place.name}.file, or into the environment as {place.variable} or {place.variable}_FILE"
+    )
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:

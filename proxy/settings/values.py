@@ -22,12 +22,14 @@ class Wrong(ValueError):  # noqa: N818 - a verdict on one value; callers meet Se
 class Leaf(Struct, frozen=True):
     """A form of settings beyond what msgspec checks; it stands beside the type, in `Annotated`.
 
-    `read` takes what YAML gives and raises Wrong; `write` gives what `read` takes.
+    `read` takes what YAML gives and raises Wrong; `write` gives what `read` takes. The value of a
+    `secret` one is in no problem, and `write` may leave out what must not be shown.
     """
 
     read: Callable[[object], Any]
     schema: Mapping[str, object]
     write: Callable[[Any], object] = lambda value: value
+    secret: bool = False
 
 
 def one_of(words: Sequence[object]) -> str:

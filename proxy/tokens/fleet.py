@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from proxy.tokens.model import Inspection, Reach, Reason, Standing, Token
@@ -81,8 +82,8 @@ class Fleet:
 
     async def _attend(self) -> None:
         async with self.shelf:
-            report = self._pool.report(self._clock(), inspect_every=self._inspect_every)
-            news = await self._sharing.attend(report)
+            report = self._pool.report(self._clock())
+            news = await self._sharing.attend(replace(report, inspect_every=self._inspect_every))
             self.follow()
             if news is not None:
                 self._take_in(news)

@@ -1,4 +1,7 @@
-"""The static key: where it comes from, what is refused, and how a change is noticed."""
+"""The static key: where it comes from, what is refused, and how a change is noticed.
+
+A fleet's store secret comes from the same kinds of sources.
+"""
 
 import asyncio
 import base64
@@ -11,20 +14,27 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.config import ApiKeySettings
+from proxy.config import ApiKeySettings, StoreSecretSettings
+from proxy.settings.problems import STATIC_KEY, STORE_SECRET, SecretPlace
 from proxy.tokens.model import Secret
 
 MAX_BYTES = 8192
+STORE_SECRET_BYTES = 32
+"""The shortest store secret; as random hex digits it has 128 bits."""
 POLL_SECONDS = 2.0
 KEYS_REMEMBERED = 8
-HOW_TO_GIVE = (
-    "Set MOBULA_API_KEY, or MOBULA_API_KEY_FILE to a file that holds the key, "
-    "or api_key.file in the settings."
-)
 
 
 class KeyRefusedError(Exception):
-    """The static key is missing or cannot be one; the text names the source, never the key."""
+    """A static key or store secret is missing or cannot be one; the text names only the source."""
+
+
+def how_to_give(place: SecretPlace) -> str:
+    """Return a sentence on where to put the secret."""
+    return (
+        f"Set {place.variable}, or {place.variable}_FILE to a file that holds it, "
+        f"or {place.name}.file in the settings."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +50,7 @@ def parse_key(text: str, source: str) -> StaticKey:
 
     Raises KeyRefusedError with the reason.
     """
-    value = text.rstrip("\r\n")
-    if not value:
-        raise KeyRefusedError(f"The static key from {source} is empty. {HOW_TO_GIVE}")
-    if re.search(r"[^\x21-\x7e]", value):
-        raise KeyRefusedError(
-            f"The static key from {source} holds a space, a control character or a character "
-            "outside ASCII. It must be the bare key as Mobula's dashboard shows it."
-        )
-    if len(value) > MAX_BYTES:
-        raise KeyRefusedError(f"The static key from {source} is longer than {MAX_BYTES} bytes.")
+    value = _bare(text, STATIC_KEY, source, "the bare key as Mobula's dashboard shows it")
     if _is_jwt(value):
         raise KeyRefusedError(
             f"The static key from {source} is a short-lived token (a JWT), which cannot mint "
@@ -57,6 +58,34 @@ def parse_key(text: str, source: str) -> StaticKey:
         )
     digest = hashlib.sha256(value.encode()).hexdigest()
     return StaticKey(Secret(value), digest[:8])
+
+
+def parse_store_secret(text: str, source: str) -> Secret:
+    """Check a store secret as `parse_key` checks a key. Raises KeyRefusedError."""
+    hint = "e.g. what `openssl rand -hex 32` prints"
+    value = _bare(text, STORE_SECRET, source, hint)
+    if len(value) < STORE_SECRET_BYTES:
+        raise KeyRefusedError(
+            f"The store secret from {source} is shorter than {STORE_SECRET_BYTES} characters. "
+            f"It must be hard to guess, {hint}."
+        )
+    return Secret(value)
+
+
+def _bare(text: str, place: SecretPlace, source: str, right: str) -> str:
+    """Return the text without line ends at its end; it then fits into a header."""
+    value = text.rstrip("\r\n")
+    name = f"The {place.noun} from {source}"
+    if not value:
+        raise KeyRefusedError(f"{name} is empty. {how_to_give(place)}")
+    if re.search(r"[^\x21-\x7e]", value):
+        raise KeyRefusedError(
+            f"{name} holds a space, a control character or a character outside ASCII. "
+            f"It must be {right}."
+        )
+    if len(value) > MAX_BYTES:
+        raise KeyRefusedError(f"{name} is longer than {MAX_BYTES} bytes.")
+    return value
 
 
 def _is_jwt(value: str) -> bool:
@@ -71,7 +100,7 @@ def _is_jwt(value: str) -> bool:
 
 
 class KeySource:
-    """Where the static key is read from: a fixed value of the environment, or a file."""
+    """Where a secret is read from: a fixed value of the environment, or a file."""
 
     def __init__(
         self,
@@ -79,11 +108,13 @@ class KeySource:
         name: str,
         value: str | None = None,
         path: Path | None = None,
+        noun: str = STATIC_KEY.noun,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self.name = name
         self._value = value
         self._path = path
+        self._noun = noun
         self._poll_seconds = poll_seconds
 
     def __repr__(self) -> str:
@@ -95,18 +126,22 @@ class KeySource:
         return self._path is not None
 
     def read(self) -> StaticKey:
-        """Read the key; blocking. Raises KeyRefusedError."""
+        """Read the static key; blocking. Raises KeyRefusedError."""
+        return parse_key(self.text(), self.name)
+
+    def text(self) -> str:
+        """Read what stands there; blocking. Raises KeyRefusedError."""
         if self._path is None:
-            return parse_key(self._value or "", self.name)
+            return self._value or ""
         try:
             with self._path.open("rb") as file:
                 text = file.read(MAX_BYTES + 3)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise KeyRefusedError(
-                f"The static key cannot be read from {self.name}: {reason}."
+                f"The {self._noun} cannot be read from {self.name}: {reason}."
             ) from error
-        return parse_key(text.decode("latin-1"), self.name)
+        return text.decode("latin-1")
 
     async def changed(self, key: StaticKey | None) -> AsyncIterator[StaticKey | KeyRefusedError]:
         """Yield every key that is not the one before, and once each reason for having none.
@@ -135,17 +170,44 @@ def find_key_source(settings: ApiKeySettings, environ: Mapping[str, str]) -> Key
 
     Raises KeyRefusedError when there is none, or when the environment names two.
     """
-    value, file = environ.get("MOBULA_API_KEY"), environ.get("MOBULA_API_KEY_FILE")
+    source = _find(STATIC_KEY, settings.file, environ)
+    if source is None:
+        raise KeyRefusedError(f"No static key. {how_to_give(STATIC_KEY)}")
+    return source
+
+
+def find_store_secret(
+    settings: StoreSecretSettings, environ: Mapping[str, str], *, needed: bool
+) -> Secret | None:
+    """Read the store secret from the source that wins; without one, the static key seals.
+
+    Raises KeyRefusedError for one that cannot be one, and for none where it is `needed`: there is
+    no static key then.
+    """
+    source = _find(STORE_SECRET, settings.file, environ)
+    if source is not None:
+        return parse_store_secret(source.text(), source.name)
+    if needed:
+        raise KeyRefusedError(
+            f"No store secret, which a member needs to read its fleet's tokens. "
+            f"{how_to_give(STORE_SECRET)}"
+        )
+    return None
+
+
+def _find(place: SecretPlace, setting: str | None, environ: Mapping[str, str]) -> KeySource | None:
+    variable = place.variable
+    value, file = environ.get(variable), environ.get(f"{variable}_FILE")
     if value is not None and file is not None:
-        raise KeyRefusedError("MOBULA_API_KEY and MOBULA_API_KEY_FILE are both set: unset one.")
+        raise KeyRefusedError(f"{variable} and {variable}_FILE are both set: unset one.")
     if value is not None:
-        return KeySource(name="MOBULA_API_KEY", value=value)
+        return KeySource(name=variable, value=value, noun=place.noun)
     if file == "":
-        raise KeyRefusedError(f"MOBULA_API_KEY_FILE is set but empty. {HOW_TO_GIVE}")
-    path = file if file is not None else settings.file
+        raise KeyRefusedError(f"{variable}_FILE is set but empty. {how_to_give(place)}")
+    path = file if file is not None else setting
     if path is None:
-        raise KeyRefusedError(f"No static key. {HOW_TO_GIVE}")
-    return KeySource(name=f"file {path}", path=Path(path))
+        return None
+    return KeySource(name=f"file {path}", path=Path(path), noun=place.noun)
 
 
 class KnownKeys:

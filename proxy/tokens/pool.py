@@ -409,16 +409,12 @@ class TokenPool:
                 offers.append((each.token, given))
         return offers
 
-    def report(self, now: float, *, inspect_every: float) -> Report:
+    def report(self, now: float) -> Report:
         """Return what this process tells the fleet of itself."""
         self._spent.measure(now)
-        holding = (*self._held, *self._to_revoke)
-        return Report(
-            rate=self._spent.rate,
-            holds=frozenset(each.token.id for each in holding if each.left or each.open),
-            minter=self._mints,
-            inspect_every=inspect_every,
-        )
+        held = (*self._held, *self._to_revoke)
+        holds = frozenset(each.token.id for each in held if each.left or each.open)
+        return Report(self._spent.rate, holds)
 
     def give_all_back(self) -> dict[str, int]:
         """Let go of every share that is in hand, and return them by token id."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from proxy.tokens.events import Event, StoreFound, StoreLost, StrangeShelves, Unsealable
@@ -167,7 +167,7 @@ class Sharing:
         try:
             if not self._opened:
                 await self.open()
-            roll = await self._store.attend(report)
+            roll = await self._store.attend(replace(report, wants_right=self._would_mint_alone))
             shelf = None
             if before is None or (before.epoch, before.version) != (roll.epoch, roll.version):
                 shelf = await self._load(roll.generation)
@@ -359,5 +359,9 @@ class Sharing:
         self._right_until = asked_at + RIGHT_SECONDS if roll.right else -math.inf
 
     def _reach_alone(self) -> Reach:
-        may = self._on_outage == "local" and self._key is not None
-        return Reach.LOCAL if may and self._clock() < self._right_until else Reach.CUT
+        may = self._would_mint_alone and self._clock() < self._right_until
+        return Reach.LOCAL if may else Reach.CUT
+
+    @property
+    def _would_mint_alone(self) -> bool:
+        return self._on_outage == "local" and self._key is not None

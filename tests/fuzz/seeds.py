@@ -323,11 +323,12 @@ FRAMES = [
 # --- Settings ------------------------------------------------------------------------------------
 
 _VARIABLE, _FLAG = b"\xffE", b"\xffS"
-_SECRET_FLAG, _SECRET_VARIABLE, _SECRET_IN_FILE, _SECRET_URL = (
+_SECRET_FLAG, _SECRET_VARIABLE, _SECRET_IN_FILE, _SECRET_URL, _SECRET_STORE = (
     b"\xffk",
     b"\xffe",
     b"\xffy",
     b"\xffu",
+    b"\xffs",
 )
 
 SETTINGS = [
@@ -368,7 +369,12 @@ SETTINGS = [
     b"\xff\xfe",
     b"listeners: [{bind: '0.0.0.0:80'}, {bind: 'a:0', upstream: nowhere}]\nadmin: {bind: 'x:y'}\n",
     b"upstreams: {'a b': {}, a.test: {url: 'ftp://x'}, A.TEST: {url: 'https://u:p@h?q#f'}}\n",
+    b"role: member\nstore: {url: 'redis+sentinel://a,b:1/m?sentinel_password=x'}\n",
+    b"role: minter\nstate_dir: /var/lib/x\nstore: {on_outage: stop}\n",
+    b"role: member\nstate_dir: ''\nstore: {url: 'sqlite://x', secret: x}\n",
     # Secrets.
+    _SECRET_STORE + b":@h:6379/0?ssl_ca_certs=",
+    _SECRET_STORE + b"a,b/c#?@d@e/1",
     _SECRET_FLAG + b"=",
     _SECRET_FLAG + b"file=",
     _SECRET_FLAG + b"=!x \xfe",

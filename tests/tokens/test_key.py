@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from proxy.config import ApiKeySettings
+from proxy.config import ApiKeySettings, StoreSecretSettings
 from proxy.tokens.key import (
     KEYS_REMEMBERED,
     MAX_BYTES,
@@ -21,6 +21,7 @@ from proxy.tokens.key import (
     KnownKeys,
     StaticKey,
     find_key_source,
+    find_store_secret,
     parse_key,
 )
 
@@ -168,6 +169,56 @@ def test_bytes_that_are_no_text_are_refused_like_any_odd_character(tmp_path: Pat
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     with pytest.raises(KeyRefusedError, match="outside ASCII"):
         KeySource(name="file key", path=tmp_path / "key").read()
+
+
+# The store secret
+
+LONG_ENOUGH = "5e" * 16
+
+
+def store_secret(environ: dict[str, str], file: Path | None = None) -> str | None:
+    settings = StoreSecretSettings(file=str(file) if file else None)
+    found = find_store_secret(settings, environ, needed=False)
+    return found.reveal() if found else None
+
+
+def test_a_store_secret_comes_from_the_same_kinds_of_sources(tmp_path: Path) -> None:
+    file, other = tmp_path / "secret", tmp_path / "other"
+    file.write_text(LONG_ENOUGH + "\n")
+    other.write_text("x" * 32)
+    assert store_secret({}, file) == LONG_ENOUGH
+    assert store_secret({"MOBULA_STORE_SECRET_FILE": str(other)}, file) == "x" * 32
+    assert store_secret({"MOBULA_STORE_SECRET": "y" * 32}, file) == "y" * 32
+
+
+def test_a_store_secret_is_no_must_unless_it_is_needed() -> None:
+    assert store_secret({}) is None
+    with pytest.raises(KeyRefusedError, match=r"No store secret, .* Set MOBULA_STORE_SECRET, or"):
+        find_store_secret(StoreSecretSettings(), {}, needed=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty. Set MOBULA_STORE_SECRET, or"),
+        (LONG_ENOUGH[:-1], "is shorter than 32 characters"),
+        (f"{LONG_ENOUGH} {LONG_ENOUGH}", "holds a space"),
+        ("\u00fc" * 32, "a character outside ASCII"),
+        ("x" * (MAX_BYTES + 1), "is longer than"),
+    ],
+    ids=["empty", "short", "space", "umlaut", "long"],
+)
+def test_a_store_secret_that_cannot_be_one_is_refused_and_not_shown(text: str, why: str) -> None:
+    with pytest.raises(KeyRefusedError) as caught:
+        store_secret({"MOBULA_STORE_SECRET": text})
+    assert str(caught.value).startswith("The store secret from MOBULA_STORE_SECRET ")
+    assert why in str(caught.value)
+    assert not text or text not in str(caught.value)
+
+
+def test_a_store_secret_s_file_that_is_missing_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(KeyRefusedError, match=r"The store secret cannot be read from file .*/no:"):
+        store_secret({}, tmp_path / "no")
 
 
 # How a change is noticed

@@ -95,8 +95,8 @@ class Report:
     """Requests a second that it spends."""
     holds: frozenset[str] = frozenset()
     """Ids of the tokens that it has a share of, or requests under way with."""
-    minter: bool = True
-    """Whether it mints, and would make use of a right."""
+    wants_right: bool = True
+    """Whether it would mint by itself in an outage."""
     inspect_every: float = math.inf
     """After how many seconds a token should be inspected again."""
 

@@ -181,7 +181,7 @@ class Shelf:
                 self._forget(name)
 
     def _give_right(self, me: str, report: Report, now: float) -> bool:
-        wanted = self._lasting and report.minter
+        wanted = self._lasting and report.wants_right
         if not wanted or now < self._blind_until:
             return False
         may = len(self._rights) < RIGHTS and self._spare_calls(now) > 0

@@ -665,7 +665,7 @@ async def test_a_settled_call_still_counts(fleet: Fleet) -> None:
 # 5. Rights
 
 
-async def test_a_minter_that_wants_a_right_is_given_one(fleet: Fleet) -> None:
+async def test_a_process_that_wants_a_right_is_given_one(fleet: Fleet) -> None:
     store = await fleet.member()
     assert (await store.attend(Report(rate=1))).right
     assert (await store.attend(Report(rate=1))).right
@@ -678,11 +678,10 @@ async def test_a_right_that_is_wanted_no_more_still_counts(fleet: Fleet) -> None
     assert (roll.right, roll.permits) == (False, budget(fleet) - 1)
 
 
-async def test_who_does_not_mint_or_want_it_is_given_none(fleet: Fleet) -> None:
-    one, other = await fleet.member(), await fleet.member()
-    assert not (await one.attend(Report(rate=1, minter=False))).right
-    assert not (await other.attend(Report(rate=1, wants_right=False))).right
-    assert (await attend(one)).permits == budget(fleet)
+async def test_who_does_not_want_it_is_given_none(fleet: Fleet) -> None:
+    store = await fleet.member()
+    assert not (await store.attend(Report(rate=1, wants_right=False))).right
+    assert (await attend(store)).permits == budget(fleet)
 
 
 async def test_a_right_counts_as_a_call(fleet: Fleet) -> None:

@@ -39,7 +39,6 @@ REPORTS = st.builds(
     Report,
     rate=st.integers(0, 9).map(float),
     holds=st.frozensets(TOKENS, max_size=2),
-    minter=st.booleans(),
     wants_right=st.booleans(),
     inspect_every=st.sampled_from([10.0, 60.0]),
 )
