@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp.http_parser
 import structlog
@@ -23,16 +23,20 @@ from proxy.tokens.events import Event
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.mobula import MobulaClient
-from proxy.tokens.model import PoolSnapshot
+from proxy.tokens.model import PoolSnapshot, Secret
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
-from proxy.tokens.store.memory import MemoryStore
+from proxy.tokens.store.base import Store, StoreRefusedError
+from proxy.tokens.store.choose import make_store
 from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.upstream import Upstream
+
+if TYPE_CHECKING:
+    from proxy.tokens.store.seal import Seal
 
 DRAIN_POLL_SECONDS = 0.02
 FILES_BESIDE = 64
@@ -50,12 +54,16 @@ class App:
         self,
         settings: Settings,
         *,
-        source: KeySource,
-        key: StaticKey,
+        source: KeySource | None,
+        key: StaticKey | None,
+        secret: Secret | None = None,
         clock: Callable[[], float] = steady,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """Raises ValueError for an upstream whose certificate authorities cannot be read."""
+        """A member of a fleet has no `key`, but the store's `secret`; others may have both.
+
+        Raises ValueError for an upstream whose certificate authorities cannot be read.
+        """
         _require_c_extensions()
         self._settings = settings
         self._born = clock()
@@ -67,12 +75,13 @@ class App:
         self.occupancy = Occupancy(limits.connections, limits.requests)
         self._metrics = Metrics()
         self._upstreams = _upstreams(settings)
-        self._mobula, self._keeper = self._build_tokens(source, key, chance)
+        self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
         self._listeners = self._build_listeners()
         self._stack = AsyncExitStack()
         self.admin_address = settings.admin.bind
         self._metrics.watch(
             self._keeper.snapshot,
+            self._sharing.snapshot,
             lambda: [each.snapshot() for each in self._upstreams.values()],
             self.occupancy,
         )
@@ -81,9 +90,13 @@ class App:
         return f"<App {self._listeners!r}>"
 
     def _build_tokens(
-        self, source: KeySource, key: StaticKey, chance: Callable[[], float]
-    ) -> tuple[MobulaClient, Keeper]:
-        settings = self._settings.token
+        self,
+        source: KeySource | None,
+        key: StaticKey | None,
+        secret: Secret | None,
+        chance: Callable[[], float],
+    ) -> tuple[MobulaClient, Sharing, Keeper]:
+        settings, role = self._settings.token, self._settings.role
         minting = next(iter(self._settings.upstreams.values()))
         mobula = MobulaClient(minting.url, ca_file=minting.ca_file, clock=self._clock)
         token_log = TokenLog()
@@ -92,31 +105,51 @@ class App:
             self._metrics.observe_token(event)
             token_log(event)
 
+        sharing = Sharing(
+            make_store=self._make_store,
+            seal_with=self._seal_with(secret),
+            key=key,
+            on_outage=self._settings.store.on_outage,
+            tell=tell,
+            clock=self._clock,
+        )
         pool = TokenPool(
             limit=settings.request_limit,
             standby=settings.standby,
             budget=MintBudget(),
             chance=chance,
             tell=tell,
+            private=sharing.private,
+            mints=role != "member",
+            takes=role != "minter",
         )
         keeper = Keeper(
             pool=pool,
-            sharing=Sharing(
-                make_store=lambda _: MemoryStore(clock=self._clock),
-                seal_with=lambda _: None,
-                key=key,
-                on_outage="local",
-                tell=tell,
-                clock=self._clock,
-            ),
+            sharing=sharing,
             mobula=mobula,
             source=source,
             key=key,
             settings=settings,
             tell=tell,
             clock=self._clock,
+            chance=chance,
         )
-        return mobula, keeper
+        return mobula, sharing, keeper
+
+    def _make_store(self, shelf: str) -> Store:
+        return make_store(self._settings.store.url, shelf, self._clock)
+
+    def _seal_with(self, secret: Secret | None) -> Callable[[StaticKey | None], "Seal | None"]:
+        """Return how the store is sealed: by the store's secret, or else by the static key."""
+        if self._settings.store.url.in_memory:
+            return lambda _: None
+        from proxy.tokens.store.seal import Seal  # noqa: PLC0415 - nothing is sealed in memory
+
+        def seal(key: StaticKey | None) -> Seal | None:
+            by = secret or (key.secret if key else None)
+            return Seal(by) if by else None
+
+        return seal
 
     def _build_listeners(self) -> list[Listener]:
         settings = self._settings
@@ -129,7 +162,7 @@ class App:
                 observer(fact)
 
         listeners = []
-        for each in settings.listeners:
+        for each in settings.listeners if settings.role != "minter" else ():
             handler = Handler(
                 upstream=self._upstreams[each.upstream],
                 keeper=self._keeper,
@@ -143,7 +176,7 @@ class App:
         return listeners
 
     async def __aenter__(self) -> Self:
-        """Bind every address, start to serve and then to mint. Raises BindError.
+        """Bind every address, start to serve and then to mint. Raises BindError or StartError.
 
         A start that fails has minted nothing, so a restart loop costs none of the mint budget.
         """
@@ -151,6 +184,8 @@ class App:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
+            await self._open_store()
+            stack.push_async_callback(self._sharing.close)
             for listener in self._listeners:
                 await listener.bind()
                 stack.push_async_callback(listener.close)
@@ -170,6 +205,12 @@ class App:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    async def _open_store(self) -> None:
+        try:
+            await self._sharing.open()
+        except StoreRefusedError as error:
+            raise StartError(f"the token store cannot be used: {error}") from error
 
     async def _bind_admin(self, stack: AsyncExitStack) -> None:
         front = Admin(self, self._metrics).server()
@@ -198,6 +239,8 @@ class App:
             ],
             admin=str(self.admin_address),
             key=self._keeper.fingerprint,
+            role=self._settings.role,
+            store=self._sharing.place,
         )
 
     def _served(self) -> list[tuple[Listener, str]]:
@@ -231,11 +274,13 @@ class App:
             reason=reason,
             uptime=round(self._clock() - self._born, 3),
             key=self._keeper.fingerprint,
+            role=self._settings.role,
             listeners=tuple(
                 f"{each.mode} {each.address} -> {name}" for each, name in self._served()
             ),
             active=self.active,
             tokens=tokens,
+            store=self._sharing.snapshot(),
             upstreams=tuple(each.snapshot() for each in self._upstreams.values()),
         )
 

@@ -98,9 +98,9 @@ def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> 
     logs.configure(settings.log)
     if demo and settings.role != "member" and not _names_a_key(settings):
         run.run(run.serve_demo(settings, DEMO_KEY))
-    _read_store_secret(settings)
-    source, key = _read_key(settings)
-    run.run(run.serve(settings, source, key))
+    secret = _read_store_secret(settings)
+    source, key = (None, None) if settings.role == "member" else _read_key(settings)
+    run.run(run.serve(settings, source, key, secret))
 
 
 @main.command()

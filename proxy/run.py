@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from proxy.app import App, StartError
 from proxy.config import Address, Settings
 from proxy.tokens.key import KeySource, StaticKey
+from proxy.tokens.model import Secret
 from proxy.traffic.binding import BindError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -62,10 +63,12 @@ class SignalWatch:
         await self._event.wait()
 
 
-async def serve(settings: Settings, source: KeySource, key: StaticKey) -> int:
+async def serve(
+    settings: Settings, source: KeySource | None, key: StaticKey | None, secret: Secret | None
+) -> int:
     """Serve until a signal or a quit request; return the exit code."""
     try:
-        app = App(settings, source=source, key=key)
+        app = App(settings, source=source, key=key, secret=secret)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
     signals = SignalWatch()

@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy import __version__
 from proxy.ops.metrics import CONTENT_TYPE, Metrics
 from proxy.tokens.model import PoolSnapshot
+from proxy.tokens.sharing import SharingSnapshot
 from proxy.traffic.upstream import UpstreamSnapshot
 
 SERVER = "mobula-proxy"
@@ -31,9 +32,11 @@ class Status:
     reason: str
     uptime: float
     key: str
+    role: str
     listeners: tuple[str, ...]
     active: int
     tokens: PoolSnapshot
+    store: SharingSnapshot
     upstreams: tuple[UpstreamSnapshot, ...]
 
 

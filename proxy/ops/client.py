@@ -70,13 +70,21 @@ def _describe(body: dict[str, Any]) -> str:
         *(f"listener  {each}" for each in body["listeners"]),
         f"requests  {body['active']} in flight, {tokens['rate']:.1f} a second lately",
         f"budget    {tokens['permits']} of 5 creation calls left this minute",
+        f"store     {_describe_store(body['store'])}",
     ]
     lines += [
-        f"token     {each['id']}  {each['state']:<9}  {each['left']} of {each['limit']} left, "
-        f"expires in {each['expires_in']:.0f} s"
+        f"token     {each['id']}  {each['state']:<9}  {each['left']} in hand and {each['free']} "
+        f"in store of {each['limit']}, expires in {each['expires_in']:.0f} s"
         for each in tokens["tokens"]
     ]
     return "\n".join(lines)
+
+
+def _describe_store(store: dict[str, Any]) -> str:
+    if store["reach"] == "joined":
+        return f"{store['place']}, {store['sharers']} sharing it, {store['rate']:.1f} a second"
+    meanwhile = {"local": "may mint for itself meanwhile", "cut": "spends what is in hand"}
+    return f"{store['place']} not reached for {store['seconds']:.0f} s; {meanwhile[store['reach']]}"
 
 
 async def wait_ready(address: Address, seconds: float) -> int:

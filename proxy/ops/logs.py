@@ -20,9 +20,14 @@ from proxy.tokens.events import (
     KeyUnreadable,
     Minted,
     MintFailed,
+    OrphanFound,
     Quarantined,
     Revoked,
     Rotated,
+    StoreFound,
+    StoreLost,
+    StrangeShelves,
+    Unsealable,
 )
 from proxy.traffic.fact import Fact
 
@@ -98,6 +103,31 @@ class TokenLog:
                 self._log.info("static key changed", fingerprint=fingerprint)
             case KeyUnreadable(detail):
                 self._log.warning("static key unreadable, the last one stays", reason=detail)
+            case StoreLost(place, detail, reach):
+                self._log.error("store lost", store=place, reason=detail, meanwhile=reach.value)
+            case StoreFound(place, seconds, sharers, emptied):
+                self._log.info(
+                    "store joined",
+                    store=place,
+                    after=round(seconds, 3),
+                    sharers=sharers,
+                    emptied=emptied,
+                )
+            case StrangeShelves(place, count):
+                self._log.warning(
+                    "the store has tokens that are sealed with another key or secret; they are "
+                    "left alone, and it is taken to be empty",
+                    store=place,
+                    shelves=count,
+                )
+            case Unsealable(token_id):
+                self._log.warning("a token in the store cannot be opened", token_id=token_id)
+            case OrphanFound(token_id, revoked):
+                self._log.warning(
+                    "a token was left behind by a creation call that broke off",
+                    token_id=token_id,
+                    revoked=revoked,
+                )
 
 
 class StripLog:

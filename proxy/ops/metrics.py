@@ -22,11 +22,14 @@ from proxy.tokens.events import (
     KeyChanged,
     Minted,
     MintFailed,
+    OrphanFound,
     Quarantined,
     Revoked,
     Rotated,
+    StoreLost,
 )
-from proxy.tokens.model import PoolSnapshot
+from proxy.tokens.model import PoolSnapshot, Reach
+from proxy.tokens.sharing import SharingSnapshot
 from proxy.traffic.fact import Fact
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.upstream import UpstreamSnapshot
@@ -67,6 +70,10 @@ class Metrics:
         self._drift = self._counter(
             "token_drift_requests", "Requests that Mobula counted and the proxy did not."
         )
+        self._outages = self._counter("store_outages", "Times the store was lost.")
+        self._orphans = self._counter(
+            "orphans", "Tokens that creation calls left behind.", "revoked"
+        )
         self._key_changes = self._counter("key_changes", "Changes of the static key.")
         self._per_status: dict[tuple[str, int], Counter] = {}
         self._per_upstream: dict[str, Histogram] = {}
@@ -77,11 +84,12 @@ class Metrics:
     def watch(
         self,
         tokens: Callable[[], PoolSnapshot],
+        store: Callable[[], SharingSnapshot],
         upstreams: Callable[[], Iterable[UpstreamSnapshot]],
         occupancy: Occupancy,
     ) -> None:
         """Have current values read at each scrape."""
-        self._registry.register(_Gauges(tokens, upstreams, occupancy))
+        self._registry.register(_Gauges(tokens, store, upstreams, occupancy))
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes, of CONTENT_TYPE."""
@@ -125,6 +133,10 @@ class Metrics:
                 self._drift.inc(requests)
             case KeyChanged():
                 self._key_changes.inc()
+            case StoreLost():
+                self._outages.inc()
+            case OrphanFound(_, revoked):
+                self._orphans.labels("ok" if revoked else "failed").inc()
 
 
 class _Gauges(Collector):
@@ -133,10 +145,12 @@ class _Gauges(Collector):
     def __init__(
         self,
         tokens: Callable[[], PoolSnapshot],
+        store: Callable[[], SharingSnapshot],
         upstreams: Callable[[], Iterable[UpstreamSnapshot]],
         occupancy: Occupancy,
     ) -> None:
         self._tokens = tokens
+        self._store = store
         self._upstreams = upstreams
         self._occupancy = occupancy
 
@@ -149,6 +163,7 @@ class _Gauges(Collector):
         yield _single("requests_in_flight", "Requests being served.", held.requests)
         yield _single("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield from self._collect_tokens(self._tokens())
+        yield from self._collect_store(self._store())
         connections = _gauge(
             "upstream_connections", "Connections to upstreams.", "upstream", "state"
         )
@@ -159,6 +174,18 @@ class _Gauges(Collector):
             waiting.add_metric([each.name], each.waiting)
         yield connections
         yield waiting
+
+    def _collect_store(self, store: SharingSnapshot) -> Iterable[Metric]:
+        reach = _gauge(
+            "store_reach",
+            "1 for what is so: joined, or without the store local or cut (see store.on_outage).",
+            "reach",
+        )
+        for each in Reach:
+            reach.add_metric([each.value], float(store.reach == each.value))
+        yield reach
+        yield _single("sharers", "Processes that share the store's tokens.", store.sharers)
+        yield _single("fleet_rate", "Leases a second of all who share them.", store.rate)
 
     def _collect_tokens(self, pool: PoolSnapshot) -> Iterable[Metric]:
         tokens = _gauge("tokens", "Tokens held, by state.", "state")
@@ -173,7 +200,12 @@ class _Gauges(Collector):
             settled.add_metric([outcome], count)
         yield settled
         yield _single("leases_open", "Leases given and not settled yet.", pool.leases)
-        yield _single("token_requests_remaining", "Requests left over all tokens.", pool.left)
+        yield _single("token_requests_remaining", "Requests in hand over all tokens.", pool.left)
+        yield _single(
+            "token_requests_free",
+            "Requests in the store that are granted to nobody.",
+            sum(each.free for each in pool.tokens),
+        )
         soonest = min((each.expires_in for each in pool.tokens), default=0.0)
         latest = max((each.expires_in for each in pool.tokens), default=0.0)
         yield _single("token_expiry_seconds", "Time until the first token expires.", soonest)

@@ -40,7 +40,7 @@ from proxy.tokens.model import (
     WakeAt,
 )
 from proxy.tokens.pool import TokenPool
-from proxy.tokens.sharing import Sharing, SharingSnapshot
+from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Ending, Order, Wait
 from proxy.tokens.sweep import sweep_always
 from proxy.tokens.verdicts import Verdicts
@@ -122,7 +122,6 @@ class Keeper:
         for task in self._tasks:
             task.cancel()
         await self._group.__aexit__(kind, error, trace)
-        await self._sharing.close()
 
     # What the handler calls
 
@@ -192,9 +191,6 @@ class Keeper:
     def ready(self) -> bool:
         """Tell whether a usable token is in hand; in stock, for one that only mints."""
         return self._pool.usable(self._clock()) or (not self._pool.takes and self._pool.in_stock)
-
-    def sharing(self) -> SharingSnapshot:
-        return self._sharing.snapshot()
 
     def snapshot(self) -> PoolSnapshot:
         return self._pool.snapshot(self._clock())

@@ -87,6 +87,7 @@ class Sharing:
         self._key = key
         self._seal = seal_with(key)
         self._store = make_store(self._seal.shelf if self._seal else "")
+        self.place = self._store.place
         self.private = self._store.private
         self.reach = Reach.JOINED if self.private else Reach.CUT
         self._on_outage = on_outage
@@ -101,7 +102,7 @@ class Sharing:
         self._unsealable: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Sharing of {self._store.place}, {self.reach.value}>"
+        return f"<Sharing of {self.place}, {self.reach.value}>"
 
     @property
     def has_key(self) -> bool:
@@ -125,7 +126,7 @@ class Sharing:
 
     def snapshot(self) -> SharingSnapshot:
         return SharingSnapshot(
-            place=self._store.place,
+            place=self.place,
             reach=self.reach.value,
             on_outage=self._on_outage,
             seconds=round(self._clock() - self._since, 3),
@@ -175,7 +176,7 @@ class Sharing:
             self._lost(error)
             return None
         if before is None and self._strange and not roll.version:
-            self._tell(StrangeShelves(self._store.place, self._strange))
+            self._tell(StrangeShelves(self.place, self._strange))
         emptied = before is not None and before.epoch != roll.epoch
         self._found(roll, asked_at, emptied=emptied)
         rotated = before is not None and not emptied and before.generation != roll.generation
@@ -348,12 +349,12 @@ class Sharing:
         self.reach = self._reach_alone()
         if str(error) != self._complaint:
             self._complaint = str(error)
-            self._tell(StoreLost(self._store.place, str(error), self.reach))
+            self._tell(StoreLost(self.place, str(error), self.reach))
 
     def _found(self, roll: Roll, asked_at: float, *, emptied: bool) -> None:
         if self.reach is not Reach.JOINED:
             now = self._clock()
-            self._tell(StoreFound(self._store.place, now - self._since, roll.sharers, emptied))
+            self._tell(StoreFound(self.place, now - self._since, roll.sharers, emptied))
             self.reach, self._since, self._complaint = Reach.JOINED, now, ""
         self._roll = roll
         self._right_until = asked_at + RIGHT_SECONDS if roll.right else -math.inf

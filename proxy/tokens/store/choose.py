@@ -1,0 +1,25 @@
+"""Which store a URL names. Only a store that is used is imported: Redis is an extra."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.config import StoreUrl
+from proxy.tokens.store.base import Store
+from proxy.tokens.store.memory import MemoryStore
+
+
+def make_store(url: StoreUrl, shelf: str, clock: Callable[[], float]) -> Store:
+    """Return the store at `url`, not open yet, for the shelf of that name.
+
+    `clock` is for stores that have none of their own. Raises StoreError where it cannot be had on
+    this machine at all.
+    """
+    if url.in_memory:
+        return MemoryStore(clock=clock)
+    if url.file is not None:
+        from proxy.tokens.store.sqlite import SqliteStore  # noqa: PLC0415 - most have no file
+
+        return SqliteStore(Path(url.file), shelf, clock=clock)
+    from proxy.tokens.store.redis import RedisStore  # noqa: PLC0415 - an extra
+
+    return RedisStore(url.reveal(), shelf)
