@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from harness import SecretScan, mobula
 from proxy.sandbox import Sandbox
+from redis_server import RedisServer, running_redis
 from virtual import VirtualLoop
 from wire import Far
 
@@ -59,3 +60,10 @@ async def far() -> AsyncIterator[Far]:
     """An upstream that says what the test says."""
     async with Far() as far:
         yield far
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis server for all tests that need no more of it than that it is empty."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server

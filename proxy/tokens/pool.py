@@ -342,14 +342,15 @@ class TokenPool:
         self.wants_plan = True
 
     def lost(self, now: float, *, whole: bool = False) -> None:
-        """Note that there is no shelf any more: what is in hand is all there is.
+        """Note that there is no shelf any more: what is in hand of its tokens is all there is.
 
-        `whole` if nobody else has a share of what was on it.
+        `whole` if nobody else has a share of them. If others have, stock does not rely on them.
         """
         self._forget(now)
         for each in self._held:
             if each.shared:
-                each.shared, each.whole, each.free = False, whole, 0
+                each.shared, each.free = False, 0
+                each.whole = each.counts = whole
         self.wants_plan = True
 
     def attended(self, roll: Roll, now: float) -> None:
@@ -594,7 +595,7 @@ class TokenPool:
         return holding
 
     def _take_in(self, found: Sequence[Holding]) -> None:
-        self._held = sorted([*self._held, *found], key=lambda each: each.token.expires_at)
+        self._held = sorted([*self._held, *found], key=_order)
 
     def _shelve(self, found: Stocked, holding: Holding | None) -> Holding:
         """Return what is held of a token on the shelf, made anew if nothing is."""
@@ -660,3 +661,8 @@ class TokenPool:
         if holding.suspect_from is not None:
             return "set_aside"
         return "current" if holding is self._current else "standby"
+
+
+def _order(holding: Holding) -> tuple[float, str]:
+    """Sort by expiry; all who share tokens that were minted together draw from the same one."""
+    return round(holding.token.expires_at, 1), holding.token.id

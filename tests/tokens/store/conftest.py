@@ -16,13 +16,15 @@ async def new_fleet(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[Callable[[], Fleet]]:
     """Make fleets, each with a store of its own."""
+    kind = FLEETS[request.param]
+    needed = [request.getfixturevalue(name) for name in kind.needs]
     async with AsyncExitStack() as stack:
         made = 0
 
         def make() -> Fleet:
             nonlocal made
             made += 1
-            fleet = FLEETS[request.param](tmp_path / str(made))
+            fleet = kind(tmp_path / str(made), *needed)
             stack.push_async_callback(fleet.close)
             return fleet
 

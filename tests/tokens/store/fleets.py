@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, ClassVar
 
 from proxy.tokens.store.base import Store
 from proxy.tokens.store.memory import MemoryStore, Shelf
+from proxy.tokens.store.redis import RedisStore
+from redis_server import RedisServer
 
 SHELF = "shelf"
 
@@ -23,7 +26,10 @@ class Fleet(ABC):
     At most half a second: the tests that leap by whole seconds rely on it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fixtures that are handed to it, after the folder."""
+
+    def __init__(self, folder: Path, *_: Any) -> None:
         """`folder` is this fleet's own, and not there yet."""
         self.folder = folder
         self.passed = 0.0
@@ -72,9 +78,27 @@ class FaithfulMemoryFleet(MemoryFleet):
     blind = False
 
 
+class RedisFleet(Fleet):
+    """Processes that share a Redis server, which is empty at first."""
+
+    blind = True
+    beside = True
+    edge = 0.5
+    needs = ("redis_server",)
+
+    def __init__(self, folder: Path, server: RedisServer) -> None:
+        super().__init__(folder)
+        server.ask("FLUSHALL")
+        self._url = server.url
+
+    def _store(self, shelf: str) -> Store:
+        return RedisStore(self._url, shelf, skew=lambda: self.passed)
+
+
 FLEETS: dict[str, type[Fleet]] = {
     "memory": MemoryFleet,
     "faithful memory": FaithfulMemoryFleet,
+    "redis": RedisFleet,
 }
 
 

@@ -1,7 +1,8 @@
 """Whatever is asked in whatever order: every store answers as the shelf in memory does.
 
 Time moves by whole seconds only, so that the little that a server's own clock moves by itself
-never reaches the next instant at which anything changes.
+never reaches the next instant at which anything changes. That clock does decide what stands first
+of two tokens that were added at once, so nothing here depends on their order.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.tokens.store.base import Ending, Order, Permit, Report, Roll, Shelved
+from proxy.tokens.store.base import Chore, Ending, Order, Permit, Report, Roll, Shelved, Store
 from tokens.store.fleets import FLEETS, Fleet, model_of
 
 BESIDE = [name for name, kind in FLEETS.items() if kind.beside]
@@ -72,7 +73,7 @@ STEPS = st.one_of(
     step("remove", TOKENS),
     step("report", TOKENS),
     step("observe", TOKENS, st.none() | st.integers(0, LIMIT), st.integers(0, 3)),
-    step("chore", st.sampled_from([10.0, 60.0])),
+    step("chores", st.sampled_from([10.0, 60.0])),
     step("permit", ORDERS),
     step("end", PERMITS, ENDINGS),
     step("abandoned"),
@@ -103,6 +104,8 @@ class Walk:
         if name in ("end", "settle_abandoned"):
             permit = self._permit(arguments[0])
             arguments = (permit if name == "end" else permit.number, *arguments[1:])
+        if name == "chores":
+            return self._plain(await self._chores(self._members[member], *arguments))
         answer = await getattr(self._members[member], name)(*arguments)
         if isinstance(answer, Permit):
             self._permits.append(answer)
@@ -111,7 +114,15 @@ class Walk:
     async def look(self) -> object:
         """Look at all that can be seen without changing anything."""
         any_member = self._members[0]
-        return self._plain([await any_member.load(), await any_member.abandoned()])
+        tokens = sorted(await any_member.load(), key=lambda each: each.id)
+        return self._plain([tokens, await any_member.abandoned()])
+
+    async def _chores(self, member: Store, inspect_every: float) -> list[Chore]:
+        """Take all that are due, and return them by token."""
+        taken = []
+        while (chore := await member.chore(inspect_every)) is not None:
+            taken.append(chore)
+        return sorted(taken, key=lambda each: each.token.id)
 
     def _permit(self, back: int) -> Permit:
         return self._permits[-1 - back] if back < len(self._permits) else Permit(-1)
