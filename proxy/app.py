@@ -26,7 +26,7 @@ from proxy.tokens.mobula import MobulaClient
 from proxy.tokens.model import PoolSnapshot, Secret
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
-from proxy.tokens.store.base import Store, StoreRefusedError
+from proxy.tokens.store.base import Store, StoreRefused
 from proxy.tokens.store.choose import make_store
 from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
@@ -209,7 +209,7 @@ class App:
     async def _open_store(self) -> None:
         try:
             await self._sharing.open()
-        except StoreRefusedError as error:
+        except StoreRefused as error:
             raise StartError(f"the token store cannot be used: {error}") from error
 
     async def _bind_admin(self, stack: AsyncExitStack) -> None:

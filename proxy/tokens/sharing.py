@@ -21,7 +21,7 @@ from proxy.tokens.store.base import (
     Shelved,
     Store,
     StoreError,
-    StoreRefusedError,
+    StoreRefused,
     Wait,
 )
 
@@ -137,10 +137,10 @@ class Sharing:
     # The shelf
 
     async def open(self) -> None:
-        """Connect, if it can be reached. Raises StoreRefusedError, which waiting does not heal."""
+        """Connect, if it can be reached. Raises StoreRefused, which waiting does not heal."""
         try:
             self._strange = await self._store.open()
-        except StoreRefusedError:
+        except StoreRefused:
             raise
         except StoreError as error:
             self._lost(error)

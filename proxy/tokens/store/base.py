@@ -62,8 +62,8 @@ class StoreError(Exception):
     """
 
 
-class StoreRefusedError(StoreError):
-    """The store must not be used as it is; the text says what to do."""
+class StoreRefused(StoreError):  # noqa: N818 - a refusal is an answer as much as an error
+    """The store must not be used as it is; the text says what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

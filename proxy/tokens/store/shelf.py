@@ -182,7 +182,7 @@ class Shelf:
             permits=left,
             next_permit_in=at - now,
             minting=self._running(now) is not None,
-            blind=now < self._blind_until,
+            blind=now < self.book.blind_until,
             fault=self.book.fault,
             right=right,
             chores=sum(1 for _ in self._due(now, report.inspect_every)),

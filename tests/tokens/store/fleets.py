@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from proxy.tokens.store.base import Store
-from proxy.tokens.store.memory import MemoryStore, Shelf
+from proxy.tokens.store.memory import MemoryStore
 from proxy.tokens.store.redis import RedisStore
+from proxy.tokens.store.shelf import Shelf
+from proxy.tokens.store.sqlite import SqliteStore
 from redis_server import RedisServer
 
 SHELF = "shelf"
@@ -78,6 +80,17 @@ class FaithfulMemoryFleet(MemoryFleet):
     blind = False
 
 
+class SqliteFleet(Fleet):
+    blind = False
+    beside = True
+    edge = 2.0**-10
+
+    def _store(self, shelf: str) -> Store:
+        return SqliteStore(
+            self.folder / "store.db", shelf, clock=lambda: self.passed, boot=lambda: "a boot"
+        )
+
+
 class RedisFleet(Fleet):
     """Processes that share a Redis server, which is empty at first."""
 
@@ -98,6 +111,7 @@ class RedisFleet(Fleet):
 FLEETS: dict[str, type[Fleet]] = {
     "memory": MemoryFleet,
     "faithful memory": FaithfulMemoryFleet,
+    "sqlite": SqliteFleet,
     "redis": RedisFleet,
 }
 
