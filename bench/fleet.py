@@ -23,7 +23,8 @@ from proxy.tokens.model import Inspection, Outcome, Secret, Standing, Token
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Granted, Report, Roll
-from proxy.tokens.store.memory import MemoryStore, Shelf
+from proxy.tokens.store.memory import MemoryStore
+from proxy.tokens.store.shelf import Shelf
 from proxy.tokens.store.seal import Seal
 from virtual import VirtualLoop
 

@@ -29,5 +29,5 @@ class MemoryStore(Member):
     async def close(self) -> None:
         pass
 
-    async def _ask(self, question: Callable[[Shelf], T], *, durable: bool = False) -> T:  # noqa: ARG002
+    async def _ask(self, question: Callable[[Shelf], T], *, durable: bool = False) -> T:  # noqa: ARG002 - memory ends with us
         return question(self._shelf)

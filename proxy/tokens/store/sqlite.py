@@ -176,7 +176,7 @@ class _Shelves:
         with file.guarded(self._path, self._busy_seconds):
             self._booted = self._boot()
             self._identity = file.identity(self._path)
-            db = sqlite3.connect(self._path, self._busy_seconds, isolation_level=None)
+            db = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)
             try:
                 _prepare(db, self._path)
             except BaseException:
@@ -218,7 +218,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
     except msgspec.MsgspecError as error:
         raise _unreadable(path, error) from error
     except OSError as error:
-        raise StoreError(f"SQLite: {error.strerror}") from error
+        raise StoreError(f"SQLite: {error}") from error
 
 
 def _unreadable(path: Path, error: Exception) -> StoreRefused:
