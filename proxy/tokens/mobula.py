@@ -9,7 +9,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,18 +26,27 @@ TIMEOUT_SECONDS = 5.0
 CONNECT_SHARE = 0.6
 """Part of the timeout in which the connection must be there; the call was not sent if it is not."""
 MAX_ANSWER_BYTES = 1 << 20
+_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}")
 LATEST_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 """Beyond it an `exp` is no time in seconds, but one in milliseconds, say."""
 DATE_GRAIN = 1.0
 """Seconds that a Date header may lie behind the clock it was read from."""
 
 
-class MintError(Exception):
-    """A creation call gave no token; `fault` says why."""
+class CallError(Exception):
+    """A call gave nothing of what it was made for; `fault` says why."""
 
     def __init__(self, fault: MintFault) -> None:
         super().__init__(fault.detail)
         self.fault = fault
+
+
+class MintError(CallError):
+    """A creation call gave no token."""
+
+
+class ListError(CallError):
+    """The tokens of a key could not be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +57,15 @@ class Batch:
     unreadable: tuple[str, ...]
 
 
-class ListError(Exception):
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Listed:
+    """An active token as Mobula lists it; None for what it did not say in a readable way."""
+
     id: str
-    limit: int
-    remaining: int
-    expires_in: float
+    limit: int | None
+    remaining: int | None
+    expires_in: float | None
+    """Seconds, in Mobula's time, from when it made the list; right to DATE_GRAIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +121,34 @@ class MobulaClient:
             "requestLimit": str(request_limit),
         }
         sent_at = self._clock()
-        try:
-            answer = await self._call("POST", "/tokens", key, json=body)
-        except aiohttp.ClientConnectorError as error:
-            raise MintError(_fault_of_connect(error)) from None
-        except aiohttp.ConnectionTimeoutError:
-            detail = f"no connection within {CONNECT_SHARE * self._timeout_seconds:g} s"
-            raise MintError(MintFault("connect", detail, sent=False)) from None
-        except TimeoutError:
-            detail = f"no answer within {self._timeout_seconds:g} s"
-            raise MintError(MintFault("timeout", detail)) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise MintError(MintFault("broken", _plain(error))) from None
+        answer = await self._answered(MintError, "POST", "/tokens", key, json=body)
         if answer.status not in (200, 201):
-            raise MintError(_fault_of_status(answer))
+            raise MintError(_fault_of_status(answer, _SAID_OF_MINTS))
         return self._read_batch(answer, key, sent_at, request_limit)
 
     async def list(self, key: Secret) -> tuple[Listed, ...]:
-        raise ListError
+        """Return the active tokens of a key, as far as they have ids. Raises ListError."""
+        answer = await self._answered(ListError, "GET", "/tokens", key)
+        if answer.status != 200:
+            raise ListError(_fault_of_status(answer, {}))
+        entries = _listed_entries(answer.body)
+        if entries is None:
+            raise ListError(MintFault("unreadable", "status 200 with an answer that holds no list"))
+        mobula_now = _date(answer.headers.get("Date"))
+        now = self._wall() if mobula_now is None else mobula_now
+        return tuple(_read_listed(each, now) for each in entries if _has_id(each))
 
     async def inspect(self, token: Token) -> Inspection:
         """Ask about one token; never raises: no clear answer is UNKNOWN."""
-        if token.key is None:
+        return await self.inspect_value(token.secret, token.key)
+
+    async def inspect_value(self, value: Secret, key: Secret | None) -> Inspection:
+        """Ask about the token of this value; never raises. Without a key it is UNKNOWN."""
+        if key is None:
             return Inspection(Standing.UNKNOWN)
         try:
-            query = {"token": token.secret.reveal()}
-            answer = await self._call("GET", "/token", token.key, params=query)
+            query = {"token": value.reveal()}
+            answer = await self._call("GET", "/token", key, params=query)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return Inspection(Standing.UNKNOWN)
         if answer.status in (404, 410):
@@ -154,15 +164,34 @@ class MobulaClient:
 
     async def revoke(self, token: Token) -> bool:
         """Revoke one token; tell whether Mobula confirmed that it is gone."""
-        return token.key is not None and await self.revoke_id(token.key, token.id)
+        return await self.revoke_id(token.id, token.key)
 
-    async def revoke_id(self, key: Secret, token_id: str) -> bool:
-        """Revoke the token of that id, which the key minted; tell whether Mobula confirmed it."""
+    async def revoke_id(self, token_id: str, key: Secret | None) -> bool:
+        """Revoke the token of this id, which `is_token_id`; without a key, nothing is confirmed."""
+        if key is None:
+            return False
         try:
             answer = await self._call("DELETE", f"/tokens/{token_id}", key)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
         return answer.status in (200, 202, 204, 404, 410)
+
+    async def _answered(
+        self, failed: type[CallError], method: str, path: str, key: Secret, **request: Any
+    ) -> _Answer:
+        """Call, and raise `failed` if no answer came."""
+        try:
+            return await self._call(method, path, key, **request)
+        except aiohttp.ClientConnectorError as error:
+            raise failed(_fault_of_connect(error)) from None
+        except aiohttp.ConnectionTimeoutError:
+            detail = f"no connection within {CONNECT_SHARE * self._timeout_seconds:g} s"
+            raise failed(MintFault("connect", detail, sent=False)) from None
+        except TimeoutError:
+            detail = f"no answer within {self._timeout_seconds:g} s"
+            raise failed(MintFault("timeout", detail)) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise failed(MintFault("broken", _plain(error))) from None
 
     async def _call(self, method: str, path: str, key: Secret, **request: Any) -> _Answer:
         if self._session is None:
@@ -209,16 +238,22 @@ def _fault_of_connect(error: aiohttp.ClientConnectorError) -> MintFault:
     return MintFault("connect", f"no connection: {_plain(error.os_error)}", sent=False)
 
 
-def _fault_of_status(answer: _Answer) -> MintFault:
-    status = answer.status
-    meanings = {
-        400: "Mobula did not accept what the token settings ask for",
-        401: "Mobula refused the static key",
-        402: "Mobula asks for payment",
-        403: "the key's plan has no short-lived tokens (Startup, Growth and Enterprise have)",
-        404: "there is no token endpoint at the upstream's url",
-        429: "the mint budget is used up, by others who share this key or before a restart",
-    }
+_SAID = {
+    401: "Mobula refused the static key",
+    402: "Mobula asks for payment",
+    403: "the key's plan has no short-lived tokens (Startup, Growth and Enterprise have)",
+    404: "there is no token endpoint at the upstream's url",
+    429: "Mobula was asked too often",
+}
+_SAID_OF_MINTS = {
+    400: "Mobula did not accept what the token settings ask for",
+    429: "the mint budget is used up, by others who share this key or before a restart",
+}
+
+
+def _fault_of_status(answer: _Answer, said: Mapping[int, str]) -> MintFault:
+    """Return what a status means; `said` is what is special to the call."""
+    status, meanings = answer.status, {**_SAID, **said}
     if 300 <= status < 400:
         return MintFault("redirect", f"status {status}: redirects are not followed with a key")
     return MintFault(
@@ -242,6 +277,35 @@ def _entries(body: Any) -> list[Any]:
     return []
 
 
+def _listed_entries(body: Any) -> list[Any] | None:
+    """Find the tokens in a list answer; None if there is no list, be it an empty one."""
+    if isinstance(body, dict):
+        body = body.get("apiTokens", body.get("data"))
+    if isinstance(body, dict):
+        body = body.get("apiTokens")
+    return body if isinstance(body, list) else None
+
+
+def is_token_id(value: object) -> bool:
+    """Tell whether it may be an id: one that stays itself in the path of a URL."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and is_token_id(entry.get("id"))
+
+
+def _read_listed(entry: dict[str, Any], now: float) -> Listed:
+    """Read a listed token; `now` is Mobula's."""
+    try:
+        expires_in = _moment(entry.get("expiresTimeString")) - now
+    except ValueError:
+        expires_in = None
+    return Listed(
+        entry["id"], _count(entry.get("requestLimit")), _count(entry.get("remaining")), expires_in
+    )
+
+
 def _read_token(
     entry: Any, key: Secret, sent_at: float, offset: float, request_limit: int
 ) -> Token:
@@ -252,7 +316,7 @@ def _read_token(
     if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,8192}", value):
         raise ValueError("no token value that fits into a header")
     token_id = entry.get("id")
-    known = isinstance(token_id, str) and re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", token_id)
+    known = is_token_id(token_id)
     limit = _count(entry.get("requestLimit")) or request_limit
     remaining = _count(entry.get("remaining"))
     return Token(
@@ -263,7 +327,7 @@ def _read_token(
         expires_at=_expiry(value, entry.get("expiresTimeString")) + offset,
         limit=limit,
         left=limit if remaining is None else min(limit, remaining),
-        revocable=bool(known),
+        revocable=known,
     )
 
 
@@ -276,10 +340,17 @@ def _expiry(value: str, text: Any) -> float:
         exp = None
     if isinstance(exp, int | float) and exp is not True and 0 < exp < LATEST_EXPIRY:
         return float(exp)
-    with suppress(TypeError, ValueError):
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    with suppress(ValueError):
+        return _moment(text)
     raise ValueError("neither an exp claim nor expiresTimeString")
+
+
+def _moment(text: Any) -> float:
+    """Return the epoch seconds of an `expiresTimeString`. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("not text")
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _inner(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -20,8 +20,15 @@ import trustme
 from aiohttp import web
 
 from proxy.sandbox import Sandbox
-from proxy.tokens.mobula import MAX_ANSWER_BYTES, Batch, MintError, MobulaClient
-from proxy.tokens.model import Inspection, MintFault, Standing, Token
+from proxy.tokens.mobula import (
+    MAX_ANSWER_BYTES,
+    Batch,
+    Listed,
+    ListError,
+    MintError,
+    MobulaClient,
+)
+from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
 from tokens.kit import KEY, token
 
 NOW = 1_000.0
@@ -588,6 +595,104 @@ async def test_an_inspect_without_an_answer_says_nothing(mobula: Mobula) -> None
     assert await inspection("http://127.0.0.1:1") == unknown
     async with raw_server(b"garbage") as address:
         assert await inspection(f"http://{address}") == unknown
+
+
+async def test_without_a_static_key_nothing_is_asked_or_revoked(mobula: Mobula) -> None:
+    async with client_of(mobula.url) as client:
+        assert await client.inspect_value(Secret("x"), None) == Inspection(Standing.UNKNOWN)
+        assert not await client.revoke_id("a", None)
+    assert mobula.calls == []
+
+
+# List
+
+
+async def listing(url: str, **options: Any) -> tuple[Listed, ...]:
+    async with client_of(url, **options) as client:
+        return await client.list(KEY)
+
+
+async def refused_listing(url: str, **options: Any) -> str:
+    """Why there is no list, in words that hold no secret."""
+    with pytest.raises(ListError) as caught:
+        await listing(url, **options)
+    assert KEY.reveal() not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+async def test_a_sandbox_lists_what_was_minted_with_what_is_left_of_it() -> None:
+    async with Sandbox(keys={KEY.reveal(): "growth"}) as sandbox:
+        sandbox.skew = 3600.0
+        assert await listing(sandbox.url) == ()
+        minted = (await mint(sandbox.url, count=2)).tokens
+        listed = await listing(sandbox.url)
+    assert {each.id for each in listed} == {each.id for each in minted}
+    assert [(each.limit, each.remaining) for each in listed] == [(5000, 5000)] * 2
+    assert all(3597 <= (each.expires_in or 0) <= 3601 for each in listed)
+
+
+ONE = {"id": "a", "expiresTimeString": moment(EPOCH + 60), "requestLimit": 9, "remaining": "7"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"apiTokens": [ONE]}, {"data": [ONE]}, {"data": {"apiTokens": [ONE]}}, [ONE]],
+    ids=["apiTokens", "data", "both", "bare"],
+)
+async def test_a_list_is_read_from_any_envelope(mobula: Mobula, body: object) -> None:
+    mobula.body = body
+    assert await listing(mobula.url) == (Listed("a", 9, 7, 60.0),)
+
+
+@pytest.mark.parametrize("skew", [-3600, 3600])
+async def test_a_listed_token_expires_in_the_time_of_mobula(mobula: Mobula, skew: int) -> None:
+    mobula.body = [ONE | {"expiresTimeString": moment(EPOCH + skew + 60)}]
+    mobula.headers = {"Date": formatdate(EPOCH + skew, usegmt=True)}
+    assert await listing(mobula.url, wall=lambda: 0.0) == (Listed("a", 9, 7, 60.0),)
+
+
+async def test_what_a_list_does_not_say_is_none(mobula: Mobula) -> None:
+    mobula.body = [{"id": "a"}, {"id": "b", "expiresTimeString": 5, "remaining": "-1"}]
+    assert await listing(mobula.url) == (
+        Listed("a", None, None, None),
+        Listed("b", None, None, None),
+    )
+
+
+@pytest.mark.parametrize("token_id", [None, 7, "", ".", "..", "a/b", "a b", "x" * 129])
+async def test_a_listed_token_without_an_id_that_a_call_could_name_is_left_out(
+    mobula: Mobula, token_id: object
+) -> None:
+    mobula.body = ["odd", ONE | {"id": token_id}, ONE]
+    assert [each.id for each in await listing(mobula.url)] == ["a"]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"{}", b'{"apiTokens": "none"}'])
+async def test_an_answer_without_a_list_is_no_empty_list(mobula: Mobula, body: bytes) -> None:
+    mobula.body = body
+    assert await refused_listing(mobula.url) == "status 200 with an answer that holds no list"
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (302, "status 302: redirects are not followed with a key"),
+        (400, "status 400: the token endpoint failed"),
+        (401, "status 401: Mobula refused the static key"),
+        (403, f"status 403: {NO_PLAN}"),
+        (429, "status 429: Mobula was asked too often"),
+        (503, "status 503: the token endpoint failed"),
+    ],
+)
+async def test_a_list_that_is_refused_says_why(mobula: Mobula, status: int, why: str) -> None:
+    mobula.status = status
+    assert await refused_listing(mobula.url) == why
+
+
+async def test_a_list_without_an_answer_says_why(mobula: Mobula) -> None:
+    mobula.delay = 10
+    assert await refused_listing(mobula.url, timeout_seconds=0.05) == "no answer within 0.05 s"
+    assert await refused_listing("http://127.0.0.1:1") == "no connection: connection refused"
 
 
 # Revoke
