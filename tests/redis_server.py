@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 START_SECONDS = 10.0
@@ -42,15 +42,18 @@ def redis_program() -> str:
 class RedisServer:
     """A server that keeps its port and its folder from one start to the next.
 
-    `lines` are of its configuration; `{folder}` and `{port}` in them are replaced.
+    `lines` are of its configuration.
     """
 
-    def __init__(self, folder: Path, *lines: str, sentinel: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *lines: str, sentinel: bool = False, password: str = ""
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = 0
         self._folder = folder
         self._lines = lines
         self._sentinel = sentinel
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -94,7 +97,7 @@ class RedisServer:
         self.start()
 
     def ask(self, *command: object) -> Any:
-        """Run a command and return its answer."""
+        """Run a command and return its answer, as redis-py reads it."""
         with contextlib.closing(self._client()) as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
@@ -118,21 +121,24 @@ class RedisServer:
     def _configuration(self) -> Iterator[str]:
         yield from (f"port {self.port}", "bind 127.0.0.1", f"unixsocket {self.socket}")
         yield from (f"dir {self._folder}", *([] if self._sentinel else ['save ""']))
-        for line in self._lines:
-            yield line.format(port=self.port, folder=self._folder)
+        yield from ([f"requirepass {self._password}"] if self._password else [])
+        yield from self._lines
 
     def _is_ready(self) -> bool:
         try:
             self.ask("PING")
-        except AuthenticationError:
-            return True
         except (RedisError, OSError):
             return False
         return True
 
     def _client(self) -> Redis:
-        retry = Retry(NoBackoff(), 0)
-        return Redis(unix_socket_path=str(self.socket), socket_timeout=5.0, retry=retry, protocol=2)
+        return Redis(
+            unix_socket_path=str(self.socket),
+            password=self._password or None,
+            socket_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -147,9 +153,11 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(folder: Path, *lines: str, sentinel: bool = False) -> Iterator[RedisServer]:
+def running_redis(
+    folder: Path, *lines: str, sentinel: bool = False, password: str = ""
+) -> Iterator[RedisServer]:
     """A server while the block runs."""
-    server = RedisServer(folder, *lines, sentinel=sentinel)
+    server = RedisServer(folder, *lines, sentinel=sentinel, password=password)
     try:
         server.start()
         yield server

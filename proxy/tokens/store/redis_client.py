@@ -7,8 +7,7 @@ that it ran nothing.
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha1
 from typing import Any
 
@@ -28,30 +27,30 @@ CALL_SECONDS = 3.0
 CONNECTIONS = 4
 
 _Option = Any  # redis-py's options are of many types
-_REFUSALS = {
-    "READONLY": "is a replica and takes no writes",
-    "OOM": "is out of memory",
+_FAILURES = {
+    "SSLCertVerificationError": "has a TLS certificate that is not trusted",
+    "Authentication required": "asks for a password",
+    "unauthenticated": "asks for a password",
+    "AuthenticationError": "refused the password",
+    "NoPermissionError": "does not allow its user what is needed",
     "NOPERM": "does not allow its user what is needed",
     "can't run this command": "does not allow its user what is needed",
     "can't access at least one of the keys": "does not allow its user what is needed",
-    "MISCONF": "cannot save its data, and takes no writes",
+    "ReadOnlyError": "is a replica and takes no writes",
+    "READONLY": "is a replica and takes no writes",
+    "OutOfMemoryError": "is out of memory",
+    "OOM": "is out of memory",
     "NOREPLICAS": "misses replicas, and takes no writes",
+    "MISCONF": "cannot save its data, and takes no writes",
     "NOHISTORY": "does not tell its replication id",
-    "LOADING": "is still loading its data",
-    "CLUSTERDOWN": "is a Cluster that is down",
+    "BusyLoadingError": "is still loading its data",
+    "ClusterDownError": "is a Cluster that is down",
     "max number of clients": "has too many clients",
     "DB index": "has no database of that number",
+    "TimeoutError": "gave no answer in time",
+    "ResponseError": "refused the call",
 }
-_FAILURES: Sequence[tuple[type[Exception] | tuple[type[Exception], ...], str]] = (
-    (exceptions.AuthenticationError, "refused the password"),
-    (exceptions.NoPermissionError, "does not allow its user what is needed"),
-    (exceptions.ReadOnlyError, "is a replica and takes no writes"),
-    (exceptions.OutOfMemoryError, "is out of memory"),
-    (exceptions.BusyLoadingError, "is still loading its data"),
-    ((exceptions.TimeoutError, TimeoutError), "gave no answer in time"),
-    (exceptions.ClusterDownError, "is a Cluster that is down"),
-    ((exceptions.ConnectionError, exceptions.RedisClusterException, OSError), "cannot be reached"),
-)
+"""What may stand in an error of redis-py or in what led to it, and what that says to people."""
 
 
 class Script:
@@ -140,20 +139,14 @@ def _login(username: str, password: str) -> dict[str, _Option]:
     return {name: value for name, value in given.items() if value}
 
 
-def _what_failed(error: Exception) -> str:
+def _what_failed(error: BaseException) -> str:
     """Say it without redis-py's texts, which may name users, commands and arguments."""
-    if _is_about_trust(error):
-        return "has a TLS certificate that is not trusted"
-    for kind, text in _FAILURES:
-        if isinstance(error, kind):
-            return text
-    said = str(error)
-    return next((text for word, text in _REFUSALS.items() if word in said), "refused the call")
+    said = " ".join(f"{type(each).__name__} {each}" for each in _led_to(error))
+    return next((text for word, text in _FAILURES.items() if word in said), "cannot be reached")
 
 
-def _is_about_trust(error: BaseException | None) -> bool:
+def _led_to(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and what led to it: redis-py says most of them once more, as another."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
