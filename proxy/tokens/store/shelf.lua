@@ -1,4 +1,4 @@
--- One shelf on a Redis server. memory.py is its model, in the same order and the same words.
+-- One shelf on a Redis server. shelf.py is its model, in the same words.
 --
 -- ARGV: the operation, the sharer that calls, what to add to the clock, the id of an epoch should
 -- one have to begin, and from the fifth on what the operation takes.
@@ -181,24 +181,124 @@ local function forget()
   end
 end
 
--- Takes all that this sharer holds from the arguments, and saves it with its rate.
-local function hold_just(rate, first)
-  local before, held, holds = sharer(me), {}, {}
-  for number = first, #ARGV - 4 do
-    local token = argument(number)
-    if on_shelf(token) then
-      write('ZADD', HOLDERS, 0, holding(token, me))
-      table.insert(holds, token)
-      held[token] = true
+-- Operations
+
+local operations = {}
+
+local function serve()
+  check_epoch()
+  forget()
+  local answer = operations[ARGV[1]]()
+  keep()
+  return answer
+end
+
+-- Begins an epoch if one must begin, like every other, and does nothing more.
+function operations.enter()
+end
+
+-- Tokens
+
+-- Returns a token as `_shelved` of redis.py takes it.
+local function seen(token)
+  local record = unpacked(RECORDS, token)
+  local free = redis.call('HGET', FREE, token)
+  return {token, record.sealed, record.key, now - record.minted_at, record.expires_at - now,
+    record.limit, tonumber(free) or 0, record.generation, record.revocable, free and 0 or 1}
+end
+
+local function give_back(token, count)
+  local free = redis.call('HGET', FREE, token)
+  if free then
+    write('HSET', FREE, token, math.min(unpacked(RECORDS, token).limit, free + count))
+  end
+end
+
+-- Tokens that expire at once stand there by their ids.
+function operations.load()
+  local tokens = {}
+  for _, token in ipairs(redis.call('ZRANGE', EXPIRY, 0, -1)) do
+    table.insert(tokens, seen(token))
+  end
+  return tokens
+end
+
+local function add(token, sealed, key, age, lives, limit, free, generation, revocable)
+  bump_version()
+  pack(RECORDS, token, {sealed = sealed, key = key, minted_at = now - age,
+    expires_at = now + lives, limit = tonumber(limit), generation = tonumber(generation),
+    revocable = tonumber(revocable)})
+  write('HSET', FREE, token, free)
+  write('ZADD', EXPIRY, now + lives, token)
+  write('ZADD', CHECKED, now, token)
+end
+
+function operations.add()
+  for first = 5, #ARGV, 9 do
+    if not on_shelf(ARGV[first]) then
+      add(unpack(ARGV, first, first + 8))
     end
   end
-  pack(SHARERS, me, {rate = rate, holds = holds})
-  for _, token in ipairs(before.holds) do
-    if not held[token] then
-      let_go(me, token)
-    end
+end
+
+function operations.grant()
+  local token, count = argument(1), count_argument(2)
+  local free = tonumber(redis.call('HGET', FREE, token))
+  if not free then
+    return {0, 0}
   end
-  return before.rate
+  local given = math.min(count, free)
+  if given > 0 then
+    write('HINCRBY', FREE, token, -given)
+    see()
+    hold(token)
+  end
+  return {given, free - given}
+end
+
+function operations.give_back()
+  give_back(argument(1), count_argument(2))
+end
+
+function operations.retire()
+  local token = argument(1)
+  if redis.call('HDEL', FREE, token) == 1 then
+    write('SADD', RETIRED, token)
+    bump_version()
+  end
+end
+
+function operations.remove()
+  remove(argument(1))
+end
+
+function operations.report()
+  if on_shelf(argument(1)) then
+    write('SADD', REPORTED, argument(1))
+  end
+end
+
+function operations.observe()
+  local token, left = argument(1), count_argument(2)
+  if not on_shelf(token) then
+    return
+  end
+  redis.call('SREM', REPORTED, token)
+  redis.call('ZREM', TAKEN, token)
+  write('ZADD', CHECKED, now, token)
+  local free = tonumber(redis.call('HGET', FREE, token))
+  if left and free then
+    write('HSET', FREE, token, math.min(free, math.max(0, left)))
+  end
+end
+
+function operations.rotate()
+  return write('HINCRBY', META, 'generation', 1)
+end
+
+-- Making functions costs more than most of these operations do: it goes on only for the others.
+if operations[ARGV[1]] then
+  return serve()
 end
 
 -- Minting
@@ -299,166 +399,6 @@ local function forget_calls(ends)
   end
 end
 
--- Chores, by their ranks: the lowest is the most urgent.
-
-local INSPECT_NOW, REVOKE, INSPECT_AGAIN = 0, 1, 2
-
--- Returns the rank of what ought to be done about each token, if anything, and of how many.
-local function due(inspect_every)
-  local ranks, count = {}, 0
-  local function offer(rank, token)
-    if not redis.call('ZSCORE', TAKEN, token) then
-      ranks[token], count = rank, count + 1
-    end
-  end
-  redis.call('ZREMRANGEBYSCORE', TAKEN, '-inf', now)
-  for _, token in ipairs(redis.call('SMEMBERS', RETIRED)) do
-    if holders(token) == 0 then
-      offer(REVOKE, token)
-    end
-  end
-  for _, token in ipairs(redis.call('SMEMBERS', REPORTED)) do
-    if not is_retired(token) then
-      offer(INSPECT_NOW, token)
-    end
-  end
-  for _, token in ipairs(redis.call('ZRANGEBYSCORE', CHECKED, '-inf', now - inspect_every)) do
-    if not is_retired(token) and not is_reported(token) then
-      offer(INSPECT_AGAIN, token)
-    end
-  end
-  return ranks, count
-end
-
--- Returns a token as `_shelved` of redis.py takes it.
-local function seen(token)
-  local record = unpacked(RECORDS, token)
-  local free = redis.call('HGET', FREE, token)
-  return {token, record.sealed, record.key, now - record.minted_at, record.expires_at - now,
-    record.limit, tonumber(free) or 0, record.generation, record.revocable, free and 0 or 1}
-end
-
-local function give_back(token, count)
-  local free = redis.call('HGET', FREE, token)
-  if free then
-    write('HSET', FREE, token, math.min(unpacked(RECORDS, token).limit, free + count))
-  end
-end
-
--- Operations
-
-local operations = {}
-
--- Begins an epoch if one must begin, like every other, and does nothing more.
-function operations.enter()
-end
-
-function operations.attend()
-  local rate, wants_right, inspect_every = count_argument(1), argument(2), count_argument(3)
-  see()
-  write('HINCRBY', META, 'rate', rate - hold_just(rate, 4))
-  local ends, rights = window(), rights()
-  local right = wants_right == '1' and give_right(ends, rights)
-  local left, at = permits(ends, rights)
-  local _, chores = due(inspect_every)
-  local meta = redis.call('HMGET', META, 'epoch', 'generation', 'version', 'rate', 'fault')
-  return {meta[1], tonumber(meta[2]), tonumber(meta[3]), redis.call('ZCARD', SEEN),
-    tonumber(meta[4]), redis.call('HGETALL', FREE), redis.call('SMEMBERS', REPORTED), left,
-    at - now, running(ends) and 1 or 0, is_blind() and 1 or 0, meta[5], right and 1 or 0, chores}
-end
-
--- Tokens that expire at once stand there by their ids.
-function operations.load()
-  local tokens = {}
-  for _, token in ipairs(redis.call('ZRANGE', EXPIRY, 0, -1)) do
-    table.insert(tokens, seen(token))
-  end
-  return tokens
-end
-
-local function add(token, sealed, key, age, lives, limit, free, generation, revocable)
-  bump_version()
-  pack(RECORDS, token, {sealed = sealed, key = key, minted_at = now - age,
-    expires_at = now + lives, limit = tonumber(limit), generation = tonumber(generation),
-    revocable = tonumber(revocable)})
-  write('HSET', FREE, token, free)
-  write('ZADD', EXPIRY, now + lives, token)
-  write('ZADD', CHECKED, now, token)
-end
-
-function operations.add()
-  for first = 5, #ARGV, 9 do
-    if not on_shelf(ARGV[first]) then
-      add(unpack(ARGV, first, first + 8))
-    end
-  end
-end
-
-function operations.grant()
-  local token, count = argument(1), count_argument(2)
-  local free = tonumber(redis.call('HGET', FREE, token))
-  if not free then
-    return {0, 0}
-  end
-  local given = math.min(count, free)
-  if given > 0 then
-    write('HINCRBY', FREE, token, -given)
-    see()
-    hold(token)
-  end
-  return {given, free - given}
-end
-
-function operations.give_back()
-  give_back(argument(1), count_argument(2))
-end
-
-function operations.retire()
-  local token = argument(1)
-  if redis.call('HDEL', FREE, token) == 1 then
-    write('SADD', RETIRED, token)
-    bump_version()
-  end
-end
-
-function operations.remove()
-  remove(argument(1))
-end
-
-function operations.report()
-  if on_shelf(argument(1)) then
-    write('SADD', REPORTED, argument(1))
-  end
-end
-
-function operations.observe()
-  local token, left = argument(1), count_argument(2)
-  if not on_shelf(token) then
-    return
-  end
-  redis.call('SREM', REPORTED, token)
-  redis.call('ZREM', TAKEN, token)
-  write('ZADD', CHECKED, now, token)
-  local free = tonumber(redis.call('HGET', FREE, token))
-  if left and free then
-    write('HSET', FREE, token, math.min(free, math.max(0, left)))
-  end
-end
-
-function operations.chore()
-  local ranks, count = due(count_argument(1))
-  local first
-  for _, token in ipairs(count > 0 and redis.call('ZRANGE', EXPIRY, 0, -1) or {}) do
-    if ranks[token] and (not first or ranks[token] < ranks[first]) then
-      first = token
-    end
-  end
-  if first then
-    write('ZADD', TAKEN, now + CHORE, first)
-    return {ranks[first] == REVOKE and 1 or 0, seen(first)}
-  end
-end
-
 function operations.permit()
   local ends = window()
   local number, at = running(ends)
@@ -527,8 +467,85 @@ function operations.settle_abandoned()
   end
 end
 
-function operations.rotate()
-  return write('HINCRBY', META, 'generation', 1)
+-- Chores, by their ranks: the lowest is the most urgent.
+
+local INSPECT_NOW, REVOKE, INSPECT_AGAIN = 0, 1, 2
+
+-- Returns the rank of what ought to be done about each token, if anything, and of how many.
+local function due(inspect_every)
+  local ranks, count = {}, 0
+  local function offer(rank, token)
+    if not redis.call('ZSCORE', TAKEN, token) then
+      ranks[token], count = rank, count + 1
+    end
+  end
+  redis.call('ZREMRANGEBYSCORE', TAKEN, '-inf', now)
+  for _, token in ipairs(redis.call('SMEMBERS', RETIRED)) do
+    if holders(token) == 0 then
+      offer(REVOKE, token)
+    end
+  end
+  for _, token in ipairs(redis.call('SMEMBERS', REPORTED)) do
+    if not is_retired(token) then
+      offer(INSPECT_NOW, token)
+    end
+  end
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', CHECKED, '-inf', now - inspect_every)) do
+    if not is_retired(token) and not is_reported(token) then
+      offer(INSPECT_AGAIN, token)
+    end
+  end
+  return ranks, count
+end
+
+function operations.chore()
+  local ranks, count = due(count_argument(1))
+  local first
+  for _, token in ipairs(count > 0 and redis.call('ZRANGE', EXPIRY, 0, -1) or {}) do
+    if ranks[token] and (not first or ranks[token] < ranks[first]) then
+      first = token
+    end
+  end
+  if first then
+    write('ZADD', TAKEN, now + CHORE, first)
+    return {ranks[first] == REVOKE and 1 or 0, seen(first)}
+  end
+end
+
+-- Sharers
+
+-- Takes all that this sharer holds from the arguments, and saves it with its rate.
+local function hold_just(rate, first)
+  local before, held, holds = sharer(me), {}, {}
+  for number = first, #ARGV - 4 do
+    local token = argument(number)
+    if on_shelf(token) then
+      write('ZADD', HOLDERS, 0, holding(token, me))
+      table.insert(holds, token)
+      held[token] = true
+    end
+  end
+  pack(SHARERS, me, {rate = rate, holds = holds})
+  for _, token in ipairs(before.holds) do
+    if not held[token] then
+      let_go(me, token)
+    end
+  end
+  return before.rate
+end
+
+function operations.attend()
+  local rate, wants_right, inspect_every = count_argument(1), argument(2), count_argument(3)
+  see()
+  write('HINCRBY', META, 'rate', rate - hold_just(rate, 4))
+  local ends, rights = window(), rights()
+  local right = wants_right == '1' and give_right(ends, rights)
+  local left, at = permits(ends, rights)
+  local _, chores = due(inspect_every)
+  local meta = redis.call('HMGET', META, 'epoch', 'generation', 'version', 'rate', 'fault')
+  return {meta[1], tonumber(meta[2]), tonumber(meta[3]), redis.call('ZCARD', SEEN),
+    tonumber(meta[4]), redis.call('HGETALL', FREE), redis.call('SMEMBERS', REPORTED), left,
+    at - now, running(ends) and 1 or 0, is_blind() and 1 or 0, meta[5], right and 1 or 0, chores}
 end
 
 function operations.leave()
@@ -544,8 +561,4 @@ function operations.leave()
   return redis.call('ZCARD', SEEN) == 0 and 1 or 0
 end
 
-check_epoch()
-forget()
-local answer = operations[ARGV[1]]()
-keep()
-return answer
+return serve()
