@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy.config import StoreUrl
+from proxy.tokens.clock import steady
 from proxy.tokens.store.base import Store
 from proxy.tokens.store.memory import MemoryStore
 
 
-def make_store(url: StoreUrl, shelf: str, clock: Callable[[], float]) -> Store:
+def make_store(url: StoreUrl, shelf: str, clock: Callable[[], float] = steady) -> Store:
     """Return the store at `url`, not open yet, for the shelf of that name.
 
     `clock` is for stores that have none of their own. Raises StoreError where it cannot be had on
