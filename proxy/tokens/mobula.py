@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from typing import Any, Self
 
 import aiohttp
@@ -66,6 +67,15 @@ class Listed:
     remaining: int | None
     expires_in: float | None
     """Seconds, in Mobula's time, from when it made the list; right to DATE_GRAIN."""
+
+
+class Revocation(Enum):
+    """What became of a revoke call."""
+
+    REVOKED = "revoked"
+    NOT_FOUND = "not found"
+    """The key has no active token of that id: it may have been revoked before, or expired."""
+    UNCONFIRMED = "unconfirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +174,19 @@ class MobulaClient:
 
     async def revoke(self, token: Token) -> bool:
         """Revoke one token; tell whether Mobula confirmed that it is gone."""
-        return await self.revoke_id(token.id, token.key)
+        return await self.revoke_id(token.id, token.key) is not Revocation.UNCONFIRMED
 
-    async def revoke_id(self, token_id: str, key: Secret | None) -> bool:
-        """Revoke the token of this id, which `is_token_id`; without a key, nothing is confirmed."""
+    async def revoke_id(self, token_id: str, key: Secret | None) -> Revocation:
+        """Revoke the token of this id, which `is_token_id`; never raises. It needs a key."""
         if key is None:
-            return False
+            return Revocation.UNCONFIRMED
         try:
             answer = await self._call("DELETE", f"/tokens/{token_id}", key)
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
-        return answer.status in (200, 202, 204, 404, 410)
+            return Revocation.UNCONFIRMED
+        if answer.status in (404, 410):
+            return Revocation.NOT_FOUND
+        return Revocation.REVOKED if answer.status in (200, 202, 204) else Revocation.UNCONFIRMED
 
     async def _answered(
         self, failed: type[CallError], method: str, path: str, key: Secret, **request: Any
