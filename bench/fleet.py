@@ -24,8 +24,8 @@ from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Granted, Report, Roll
 from proxy.tokens.store.memory import MemoryStore
-from proxy.tokens.store.shelf import Shelf
 from proxy.tokens.store.seal import Seal
+from proxy.tokens.store.shelf import Shelf
 from virtual import VirtualLoop
 
 TICK = 0.1
@@ -53,6 +53,7 @@ class Mobula(MobulaClient):
         began = self.clock.time()
         await asyncio.sleep(MINT_SECONDS)
         self.calls.append(self.clock.time())
+        assert expires_in == self.lifetime
         return Batch(tuple(self._token(key, began, request_limit) for _ in range(count)), ())
 
     def _token(self, key: Secret, began: float, limit: int) -> Token:
@@ -111,7 +112,7 @@ class Process:
         self._rate = rate
         self._owed = 0.0
         self._waiting = False
-        chance = random.Random(seed).random
+        chance = random.Random(seed).random  # noqa: S311 - decides when, and nothing secret
         key = StaticKey(Secret("fleet-static-key"), "fleet")
         self.store = CountingStore(shelf, loop.time)
         sharing = Sharing(

@@ -156,13 +156,17 @@ class Command:
     """The installed command as a child process; its output is read as it comes."""
 
     def __init__(
-        self, arguments: Sequence[str], scan: SecretScan, environ: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        scan: SecretScan,
+        environ: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self._scan = scan
         self._process = subprocess.Popen(
             [str(COMMAND), *arguments],
             env={"PATH": os.environ["PATH"], **(environ or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -235,10 +239,13 @@ def served_url(record: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def command(
-    *arguments: str, scan: SecretScan, environ: Mapping[str, str] | None = None
+    *arguments: str,
+    scan: SecretScan,
+    environ: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Command]:
     """Run the installed command; it is ended by its own process id."""
-    process = Command(arguments, scan, environ)
+    process = Command(arguments, scan, environ, stdin)
     try:
         yield process
     finally:
@@ -301,10 +308,13 @@ async def serving(
 
 
 def finished(
-    *arguments: str, scan: SecretScan, environ: Mapping[str, str] | None = None
+    *arguments: str,
+    scan: SecretScan,
+    environ: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> tuple[int, str, str]:
     """Run the installed command to its end: exit code, standard output, standard error."""
-    with command(*arguments, scan=scan, environ=environ) as process:
+    with command(*arguments, scan=scan, environ=environ, stdin=stdin) as process:
         code = process.wait()
     return code, process.out, process.err
 

@@ -1,4 +1,4 @@
-"""Speaks to the admin listener of a running proxy, for `status`, `wait` and `quit`."""
+"""Speaks to the admin listener of a running proxy, for `status`, `wait`, `quit` and `rotate`."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ async def show_status(address: Address, *, as_json: bool) -> int:
     try:
         answer = await _call(address, "GET", "/status")
     except UnreachableError as error:
-        return _complain(str(error))
+        return complain(str(error))
     text = json.dumps(answer.body, indent=2) if as_json else _describe(answer.body)
     sys.stdout.write(text + "\n")
     return OK if answer.body.get("ready") else FAILED
@@ -73,8 +73,9 @@ def _describe(body: dict[str, Any]) -> str:
         f"store     {_describe_store(body['store'])}",
     ]
     lines += [
-        f"token     {each['id']}  {each['state']:<9}  {each['left']} in hand and {each['free']} "
-        f"in store of {each['limit']}, expires in {each['expires_in']:.0f} s"
+        f"token     {each['id']}  {each['state']:<9}  {each['left']} of {each['limit']} left, "
+        + (f"{each['free']} more in the store, " if each["free"] else "")
+        + f"expires in {each['expires_in']:.0f} s"
         for each in tokens["tokens"]
     ]
     return "\n".join(lines)
@@ -102,19 +103,29 @@ async def wait_ready(address: Address, seconds: float) -> int:
                 return OK
             why = f"not ready: {answer.body.get('reason')}"
         if time.monotonic() >= deadline:
-            return _complain(f"{why} (waited {seconds:g} s)")
+            return complain(f"{why} (waited {seconds:g} s)")
         await asyncio.sleep(POLL_SECONDS)
 
 
 async def ask_quit(address: Address) -> int:
     """Ask the proxy to drain and end; return once it has agreed."""
+    return await _ask(address, "/quitquitquit")
+
+
+async def ask_rotate(address: Address) -> int:
+    """Ask the proxy to replace every token; return once it has agreed."""
+    return await _ask(address, "/rotate")
+
+
+async def _ask(address: Address, path: str) -> int:
     try:
-        answer = await _call(address, "POST", "/quitquitquit")
+        answer = await _call(address, "POST", path)
     except UnreachableError as error:
-        return _complain(str(error))
-    return OK if answer.status == 202 else _complain(str(answer.body.get("detail")))
+        return complain(str(error))
+    return OK if answer.status == 202 else complain(str(answer.body.get("detail")))
 
 
-def _complain(text: str) -> int:
+def complain(text: str) -> int:
+    """Say on standard error what went wrong; return the exit code for it."""
     sys.stderr.write(f"mobula-proxy: {text}\n")
     return FAILED

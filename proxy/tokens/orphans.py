@@ -31,9 +31,7 @@ def find_orphans(
 
 
 def _fits(token: Listed, call: Abandoned) -> bool:
-    oldest = call.order.lifetime - call.ago
-    made_in_time = (
-        oldest - SLACK_SECONDS <= token.expires_in <= oldest + PERMIT_SECONDS + SLACK_SECONDS
-    )
-    unused = token.limit == token.remaining == call.order.limit
-    return made_in_time and unused
+    if token.expires_in is None or not token.limit == token.remaining == call.order.limit:
+        return False
+    made_after_permit = token.expires_in - (call.order.lifetime - call.ago)
+    return -SLACK_SECONDS <= made_after_permit <= PERMIT_SECONDS + SLACK_SECONDS

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from proxy.tokens.events import Event, OrphanFound
-from proxy.tokens.mobula import ListError, MobulaClient
+from proxy.tokens.mobula import ListError, MobulaClient, Revocation
 from proxy.tokens.model import Secret
 from proxy.tokens.orphans import find_orphans
 from proxy.tokens.sharing import Sharing
@@ -45,5 +45,6 @@ async def _sweep(
         return
     for number, token_ids in find_orphans(calls, listed, known):
         for token_id in token_ids:
-            tell(OrphanFound(token_id, await mobula.revoke_id(key, token_id)))
+            revocation = await mobula.revoke_id(token_id, key)
+            tell(OrphanFound(token_id, revocation is not Revocation.UNCONFIRMED))
         await sharing.settle_abandoned(number)

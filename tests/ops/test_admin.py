@@ -19,6 +19,7 @@ from proxy.ops.admin import Admin, Operated, Status
 from proxy.ops.metrics import Metrics
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.model import PoolSnapshot
+from proxy.tokens.sharing import SharingSnapshot
 from proxy.traffic.binding import listen
 
 MINT = "/api/2/auth/tokens"
@@ -252,7 +253,8 @@ class Proxy:
 
     def status(self) -> Status:
         pool = PoolSnapshot((), 0, {}, 0, 0, 0.0, 0, False, 5, 0.0, None)
-        return Status(False, False, False, "", 0.0, "", (), 0, pool, ())
+        store = SharingSnapshot("memory", "joined", "local", 0.0, 1, 0.0)
+        return Status(False, False, False, "", 0.0, "", "both", (), 0, pool, store, ())
 
     def rotate(self) -> None:
         self.asked.append("rotate")
