@@ -33,7 +33,7 @@ from proxy.tokens.store.base import (
     Report,
     Roll,
     Shelved,
-    StoreError,
+    StoreRefused,
     Task,
     Wait,
 )
@@ -81,8 +81,8 @@ def no_skew() -> float:
 class RedisStore:
     """One process's view of a shelf on a Redis server.
 
-    `url` is a RedisUrl's text. `skew` is added to the server's clock, in seconds. Raises StoreError
-    if redis-py is not installed.
+    `url` is a RedisUrl's text. `skew` is added to the server's clock, in seconds. Raises
+    StoreRefused if redis-py is not installed.
     """
 
     private = False
@@ -201,7 +201,7 @@ def _prepared(url: RedisUrl) -> "tuple[RedisClient, Script, Script]":
     try:
         from proxy.tokens.store.redis_client import RedisClient, Script  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        raise StoreError(
+        raise StoreRefused(
             "a Redis store needs redis-py; install it with: pip install 'mobula-proxy[redis]'"
         ) from None
     return RedisClient(url), Script(_shelf_script()), Script(_ENROL)
