@@ -81,7 +81,7 @@ def no_skew() -> float:
 class RedisStore:
     """One process's view of a shelf on a Redis server.
 
-    `url` is a RedisUrl's text. `skew` is added to the server's clock, in seconds. Raises
+    `url` is a RedisUrl's text. `skew` is added to every clock, in seconds. Raises
     StoreRefused if redis-py is not installed.
     """
 
@@ -108,7 +108,7 @@ class RedisStore:
         await self._client.close()
 
     async def attend(self, report: Report) -> Roll:
-        if steady() >= self._enrol_at:
+        if self._now() >= self._enrol_at:
             await self._enrol()
         answer = await self._call(
             "attend",
@@ -189,8 +189,11 @@ class RedisStore:
         others: int = await self._client.run(
             self._enrol_script, [_REGISTRY], [self._shelf, round(KEEP_SECONDS * 1000)]
         )
-        self._enrol_at = steady() + ENROL_SECONDS
+        self._enrol_at = self._now() + ENROL_SECONDS
         return others
+
+    def _now(self) -> float:
+        return steady() + self._skew()
 
     async def _call(self, operation: str, *arguments: object) -> Any:
         head = (operation, self._me, _micros(self._skew()), uuid.uuid4().hex)

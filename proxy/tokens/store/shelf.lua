@@ -37,7 +37,8 @@ local function count_argument(number)
   return tonumber(argument(number))
 end
 
--- Runs a command that may make a key, and notes the key for `keep`.
+-- Runs a command that may make a key, and notes the key for `keep`. A server that is out of memory
+-- refuses such a command, and only such: so the first change that is made to anything is one.
 local function write(command, key, ...)
   touched[key] = true
   return redis.call(command, key, ...)
@@ -123,10 +124,12 @@ end
 
 -- Sharers' lists go on naming the token, which does no harm: HOLDERS says who holds what.
 local function remove(token)
-  if redis.call('HDEL', RECORDS, token) == 0 then
+  if not on_shelf(token) then
     return
   end
+  bump_version()
   local any = holding(token, '')
+  redis.call('HDEL', RECORDS, token)
   redis.call('HDEL', FREE, token)
   redis.call('ZREM', EXPIRY, token)
   redis.call('ZREM', CHECKED, token)
@@ -134,7 +137,6 @@ local function remove(token)
   redis.call('SREM', RETIRED, token)
   redis.call('SREM', REPORTED, token)
   redis.call('ZREMRANGEBYLEX', HOLDERS, '[' .. any, '(' .. any .. '\255')
-  bump_version()
 end
 
 local function sharer(name)
@@ -161,10 +163,11 @@ local function let_go(name, token)
 end
 
 local function dismiss(name)
-  if redis.call('ZREM', SEEN, name) == 1 then
+  if redis.call('ZSCORE', SEEN, name) then
     local its = sharer(name)
-    redis.call('HDEL', SHARERS, name)
     write('HINCRBY', META, 'rate', 0 - its.rate) -- never -0, which is no integer to Redis
+    redis.call('ZREM', SEEN, name)
+    redis.call('HDEL', SHARERS, name)
     for _, token in ipairs(its.holds) do
       let_go(name, token)
     end
@@ -262,9 +265,10 @@ end
 
 function operations.retire()
   local token = argument(1)
-  if redis.call('HDEL', FREE, token) == 1 then
-    write('SADD', RETIRED, token)
+  if redis.call('HEXISTS', FREE, token) == 1 then
     bump_version()
+    write('SADD', RETIRED, token)
+    redis.call('HDEL', FREE, token)
   end
 end
 
@@ -283,9 +287,9 @@ function operations.observe()
   if not on_shelf(token) then
     return
   end
+  write('ZADD', CHECKED, now, token)
   redis.call('SREM', REPORTED, token)
   redis.call('ZREM', TAKEN, token)
-  write('ZADD', CHECKED, now, token)
   local free = tonumber(redis.call('HGET', FREE, token))
   if left and free then
     write('HSET', FREE, token, math.min(free, math.max(0, left)))
@@ -420,14 +424,13 @@ function operations.permit()
 end
 
 local function finish(number, call, ends, sent)
+  ends[number] = sent and now or nil
+  pack(META, 'window', ends)
   if sent then
-    ends[number] = now
     pack(CALLS, number, call)
   else
-    ends[number] = nil
     redis.call('HDEL', CALLS, number)
   end
-  pack(META, 'window', ends)
 end
 
 operations['end'] = function()

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import ssl
+import subprocess
+import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trustme
 from harness import KEY, until
 from proxy.tokens.model import Secret
 from proxy.tokens.store.base import (
+    SHARER_SECONDS,
     Ending,
     Granted,
     Order,
@@ -26,7 +29,7 @@ from proxy.tokens.store.base import (
     StoreError,
     Wait,
 )
-from proxy.tokens.store.redis import KEEP_SECONDS, RedisStore, no_skew
+from proxy.tokens.store.redis import ENROL_SECONDS, KEEP_SECONDS, RedisStore, no_skew
 from proxy.tokens.store.seal import Seal
 from redis_server import RedisServer, running_redis
 from wire import Far
@@ -202,6 +205,44 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_used_again(server: Re
         assert (await store.attend(Report(rate=1.0))).epoch == before.epoch
 
 
+async def test_a_server_that_does_not_even_accept(far: Far) -> None:
+    far.stall()
+    store = RedisStore(f"redis://{far.authority}", "shelf")
+    assert await refusal(store.open()) == "the store gave no answer in time"
+    await store.close()
+
+
+async def test_a_server_without_memory_changes_nothing(server: RedisServer) -> None:
+    shelf, passed = uuid.uuid4().hex, 0.0
+    async with opened(server.url, shelf, lambda: passed) as store:
+        await everything(store)
+        await fleet_has_tokens(store)
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        before = contents(server, shelf)
+        passed = SHARER_SECONDS
+        calls: list[Coroutine[Any, Any, object]] = [
+            store.attend(Report(rate=1.0)),
+            store.add([token("d")]),
+            store.grant("b", 1),
+            store.retire("a"),
+            store.remove("a"),
+            store.report("a"),
+            store.observe("a", 1, 0),
+            store.permit(ORDER),
+            store.end(Permit(1), Ending(sent=False)),
+            store.leave({"a": 1}),
+        ]
+        for call in calls:
+            assert await refusal(call) == "the store is out of memory"
+        assert contents(server, shelf) == before
+
+
+def contents(server: RedisServer, shelf: str) -> dict[bytes, bytes]:
+    """What lies in the keys of a shelf."""
+    keys = server.ask("KEYS", f"*{shelf}*")
+    return {key: server.ask("DUMP", key) for key in keys}
+
+
 async def test_a_call_that_was_given_up_leaves_no_answer_for_the_next(store: RedisStore) -> None:
     await store.add([token(free=5000)])
     for _ in range(50):
@@ -335,6 +376,26 @@ async def test_every_key_is_marked_and_expires_by_itself(server: RedisServer) ->
     assert len(of_the_shelf) == 12
     for key in keys:
         assert KEEP_SECONDS - 60 < server.ask("TTL", key) <= KEEP_SECONDS, key
+
+
+async def test_a_shelf_that_is_in_use_stays_known(server: RedisServer) -> None:
+    passed = 0.0
+    async with opened(server.url, "one", lambda: passed) as store, opened(server.url) as other:
+        server.ask("DEL", "mobula-proxy:shelves")
+        passed = ENROL_SECONDS
+        await store.attend(Report(rate=1.0))
+        assert await other.open() == 1
+
+
+def test_redis_py_is_only_needed_for_this_store() -> None:
+    program = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from proxy.tokens.store.redis import RedisStore\n"
+        "RedisStore('redis://host', 'shelf')"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "StoreRefused: a Redis store needs redis-py; install it with" in ended.stderr
 
 
 async def test_no_secret_lies_there(tmp_path: Path) -> None:
