@@ -122,7 +122,9 @@ def _options(url: SplitResult, kind: Kind, *, tls: bool) -> dict[str, str]:
     try:
         options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
     except ValueError:
-        raise Wrong("must have options as in ?name=value&name=value") from None
+        raise Wrong(
+            "must have options as in ?name=value&name=value, and ? in a password as %3F"
+        ) from None
     known = _OPTIONS[kind] - (set() if tls else _TLS_OPTIONS)
     if not options.keys() <= known:
         allowed = f"only these: {', '.join(sorted(known))}" if known else "none"
