@@ -58,6 +58,7 @@ class Fleet:
         self._inspect_every = inspect_every
         self._clock = clock
         self._chance = chance
+        self._left = False
         self._news_wanted = asyncio.Event()
         self._reported: dict[str, tuple[Token, float]] = {}
         """Tokens that others were asked to inspect, and until when that is waited for."""
@@ -123,7 +124,9 @@ class Fleet:
     async def take_share(self, token: Token, count: int) -> None:
         share = await self._sharing.grant(token.id, count)
         self.follow()
-        if share is not None:
+        if share is not None and self._left:
+            await self._sharing.give_back(token.id, share.count)
+        elif share is not None:
             self._pool.granted(token.id, share.count, share.free, self._clock())
             if not share.count:
                 self.want_news()
@@ -132,6 +135,11 @@ class Fleet:
     async def give_back(self, token: Token, count: int) -> None:
         await self._sharing.give_back(token.id, count)
         self.follow()
+
+    async def leave(self) -> bool:
+        """Give every share back; tell whether no other process is left, for sure."""
+        self._left = True
+        return await self._sharing.leave(self._pool.give_all_back())
 
     async def retire(self, token: Token) -> None:
         """Have others let go of a replaced token, too; to revoke it is then somebody's chore."""

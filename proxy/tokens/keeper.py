@@ -235,7 +235,7 @@ class Keeper:
             return
         turns = asyncio.Semaphore(REVOKES_AT_ONCE)
         under_way = self._tasks.difference(self._loops)
-        last = await self._sharing.leave(self._pool.give_all_back())
+        last = await self._fleet.leave()
         held = self._pool.live_tokens(shared=last)
         if revoke:
             self._revoke_all(held, turns)

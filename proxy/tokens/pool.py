@@ -403,7 +403,8 @@ class TokenPool:
         self._forget(now)
         offers = []
         for each in self._held:
-            if not each.shared and each.whole and each.suspect_from is None:
+            stays = each.suspect_from is None and each.generation == self._generation
+            if each.whole and stays:
                 given = each.left // 2
                 each.shared, each.whole = True, False
                 each.free, each.remaining = given, each.remaining - given

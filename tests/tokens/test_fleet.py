@@ -1,6 +1,7 @@
 """Processes that share a shelf: what each sees of the others, of outages and of crashes."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -102,6 +103,7 @@ async def test_a_crash_loses_a_share_and_mints_nothing(fleet: Fleet) -> None:
     again = await fleet.proxy()
     await again.serve()
     assert fleet.mints == 1
+    await asyncio.sleep(2.0)
     free = sum(each.free + each.left for each in again.keeper.snapshot().tokens)
     assert free == 25 * 5000 - 3 - lost - 1
 
@@ -112,6 +114,7 @@ async def test_who_leaves_gives_its_shares_back(fleet: Fleet) -> None:
         await leaving.keeper.retire(1.0, revoke=False)
     again = await fleet.proxy()
     await again.serve()
+    await asyncio.sleep(2.0)
     free = sum(each.free + each.left for each in again.keeper.snapshot().tokens)
     assert free == 25 * 5000 - 3 - 1
 
@@ -276,14 +279,17 @@ async def test_an_outage_as_long_as_the_shares_goes_unnoticed(fleet: Fleet) -> N
 
 
 async def test_in_an_outage_who_has_a_right_mints_for_itself_once_a_minute(fleet: Fleet) -> None:
-    proxy = await settled(fleet)
-    before = fleet.mints
+    proxy = await fleet.proxy(request_limit=100)
+    await proxy.serve()
+    await asyncio.sleep(BLIND)
     fleet.place.down = True
-    for _ in range(50):
-        await proxy.serve(100)
-        await asyncio.sleep(6.0)
+    for _ in range(500):
+        await proxy.serve(10)
+        await asyncio.sleep(0.6)
     assert proxy.sharing.snapshot().reach == Reach.LOCAL.value
-    assert 4 <= fleet.mints - before <= 6
+    calls = [each["at"] for each in fleet.sandbox.ledger.report()["mints"]]
+    assert len(calls) >= 4
+    assert all(later - earlier >= 60.0 for earlier, later in itertools.pairwise(calls))
 
 
 async def test_without_a_right_a_process_lives_on_its_shares_alone(fleet: Fleet) -> None:
