@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -118,6 +119,23 @@ def test_check_shows_no_password_of_the_store_and_says_so() -> None:
     assert "pass4711" not in out
     assert "url: redis://***@redis:6379/0\n" in out
     assert "# store.url: *** stands for credentials; this does not load without them\n" in out
+
+
+@pytest.mark.parametrize("name", ["check", "serve", "tokens list"])
+def test_a_redis_store_without_its_extra_is_refused_and_told_how_to_get_it(name: str) -> None:
+    code = (
+        "import sys; sys.modules['redis'] = None; "
+        f"from proxy.cli import main; main({name!r}.split())"
+    )
+    environ = {**GIVEN, "MOBULA_PROXY__STORE__URL": "redis://redis"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "mobula-proxy: a Redis store needs redis-py; "
+        "install it with: pip install 'mobula-proxy[redis]'\n"
+    )
 
 
 def test_every_wrong_setting_of_every_source_is_reported_at_once(
