@@ -114,7 +114,8 @@ async def at_desk(
         ):
             return await work(Desk(mobula, key, seal, store))
     except CallError as error:
-        return complain(str(error))
+        again = error.fault.retry_after
+        return complain(f"{error}; try again in {again:.0f} s" if again else str(error))
     except StoreError as error:
         return complain(f"{error} (store.url: {settings.store.url})")
 
@@ -129,8 +130,8 @@ async def _opened(url: StoreUrl, seal: Seal | None) -> AsyncIterator[Store | Non
         yield None
         return
     store = make_store(url, seal.shelf)
-    await store.open()
     try:
+        await store.open()
         yield store
     finally:
         await store.close()
@@ -249,7 +250,7 @@ async def create(desk: Desk, order: Order, *, as_json: bool) -> int:
 
 def _refusal(wait: Wait) -> str:
     why = "another process is minting" if wait.minting else "the mint budget is used up"
-    return f"{why}; try again in {math.ceil(wait.seconds)} s"
+    return f"{why}; try again in {max(1, math.ceil(wait.seconds))} s"
 
 
 def _ending(fault: MintFault) -> Ending:
