@@ -7,8 +7,8 @@ not been used since, and is on no shelf. Pure.
 
 from collections.abc import Collection, Iterator, Sequence
 
-from proxy.tokens.mobula import Listed
-from proxy.tokens.store.base import PERMIT_SECONDS, Abandoned
+from proxy.tokens.mobula import TIMEOUT_SECONDS, Listed
+from proxy.tokens.store.base import Abandoned
 
 SETTLED_SECONDS = 60.0
 """How long after its permit a call may still be taken in by the process that made it."""
@@ -34,4 +34,4 @@ def _fits(token: Listed, call: Abandoned) -> bool:
     if token.expires_in is None or not token.limit == token.remaining == call.order.limit:
         return False
     made_after_permit = token.expires_in - (call.order.lifetime - call.ago)
-    return -SLACK_SECONDS <= made_after_permit <= PERMIT_SECONDS + SLACK_SECONDS
+    return -SLACK_SECONDS <= made_after_permit <= TIMEOUT_SECONDS + SLACK_SECONDS
