@@ -20,6 +20,7 @@ class MintBudget:
         self._calls: deque[float] = deque()
         self._closed_until = -math.inf
         self._fleet_leaves = math.inf
+        self._fleet_opens_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<MintBudget {len(self._calls)} of {self._allowed} calls in the window>"
@@ -28,14 +29,14 @@ class MintBudget:
         """Return how many calls may start now."""
         self._forget(now)
         left = min(self._allowed - len(self._calls), self._fleet_leaves)
-        return 0 if now < self._closed_until else max(0, int(left))
+        return 0 if now < self._opens_at else max(0, int(left))
 
     def next_at(self, now: float) -> float:
         """Return when the next call may start: `now` if one may start at once."""
         self._forget(now)
         if len(self._calls) < self._allowed:
-            return max(now, self._closed_until)
-        return max(self._calls[0] + WINDOW, self._closed_until)
+            return max(now, self._opens_at)
+        return max(self._calls[0] + WINDOW, self._opens_at)
 
     def heed(self, left: int, next_at: float) -> None:
         """Take the store's word on the calls of all sharers; it holds until the next word.
@@ -43,8 +44,7 @@ class MintBudget:
         Where none is left, none may start before `next_at`; then one may be asked for.
         """
         self._fleet_leaves = max(1, left)
-        if not left:
-            self.close(next_at)
+        self._fleet_opens_at = -math.inf if left else next_at
 
     def refill_at(self, now: float) -> float:
         """Return when one more call than now will be allowed; `now` if none was made."""
@@ -70,6 +70,10 @@ class MintBudget:
     def close(self, until: float) -> None:
         """Allow no call before this time: Mobula said that the budget is used up."""
         self._closed_until = max(self._closed_until, until)
+
+    @property
+    def _opens_at(self) -> float:
+        return max(self._closed_until, self._fleet_opens_at)
 
     def _forget(self, now: float) -> None:
         while self._calls and self._calls[0] + WINDOW <= now:

@@ -82,6 +82,22 @@ def test_a_spent_budget_that_is_closed_opens_at_the_later_time() -> None:
     assert budget.next_at(1) == 90
 
 
+def test_the_last_word_of_the_store_holds_and_no_earlier_one() -> None:
+    """A store that came back empty allows a call that it did not allow before."""
+    budget = MintBudget()
+    budget.heed(0, 40)
+    assert (budget.left(1), budget.next_at(1)) == (0, 40)
+    budget.heed(1, 2)
+    assert (budget.left(2), budget.next_at(2)) == (1, 2)
+
+
+def test_the_word_of_the_store_opens_no_budget_that_mobula_closed() -> None:
+    budget = MintBudget()
+    budget.close(30)
+    budget.heed(5, 0)
+    assert (budget.left(1), budget.next_at(1)) == (0, 30)
+
+
 def test_a_call_that_ends_after_its_start_left_the_window_still_counts() -> None:
     budget = MintBudget()
     budget.start(0)
