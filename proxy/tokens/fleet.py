@@ -51,7 +51,11 @@ class Fleet:
         chance: Callable[[], float],
     ) -> None:
         self.shelf = asyncio.Lock()
-        """Held while what is on the shelf is compared with what the pool has."""
+        """Held while what is on the shelf is compared with what the pool has.
+
+        No share is taken meanwhile: the store would take what is reported, and does not name it
+        yet, for let go of.
+        """
         self._pool = pool
         self._sharing = sharing
         self._household = household
@@ -122,6 +126,11 @@ class Fleet:
     # Shares
 
     async def take_share(self, token: Token, count: int) -> None:
+        async with self.shelf:
+            await self._take_share(token, count)
+        self._household.changed()
+
+    async def _take_share(self, token: Token, count: int) -> None:
         share = await self._sharing.grant(token.id, count)
         self.follow()
         if share is not None and self._left:
@@ -130,7 +139,6 @@ class Fleet:
             self._pool.granted(token.id, share.count, share.free, self._clock())
             if not share.count:
                 self.want_news()
-        self._household.changed()
 
     async def give_back(self, token: Token, count: int) -> None:
         await self._sharing.give_back(token.id, count)

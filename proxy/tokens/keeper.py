@@ -298,7 +298,8 @@ class Keeper:
             fault: MintFault | None = error.fault
             self._pool.mint_failed(request, error.fault, self._clock())
         else:
-            fault = await self._take_in(request, batch)
+            shelved = permit is not None and not self._sharing.private
+            fault = await self._take_in(request, batch, shelved=shelved)
             if fault is None:
                 self.started = True
                 seconds = self._clock() - started
@@ -308,11 +309,17 @@ class Keeper:
         await self._sharing.end(permit, self._ending(fault))
         self.changed()
 
-    async def _take_in(self, request: Mint, batch: Batch) -> MintFault | None:
+    async def _take_in(self, request: Mint, batch: Batch, *, shelved: bool) -> MintFault | None:
+        """Have the tokens shared, or keep them.
+
+        If the store is lost just then, nobody knows whether they are on the shelf. They are taken
+        to be, so that none of their requests is granted twice; the next news tells.
+        """
         async with self._fleet.shelf:
-            free = {each.id: min(each.left, each.limit) for each in batch.tokens}
-            shelved = await self._sharing.put(batch.tokens, free)
-            self._fleet.follow()
+            if shelved:
+                free = {each.id: min(each.left, each.limit) for each in batch.tokens}
+                await self._sharing.put(batch.tokens, free)
+                self._fleet.follow()
             return self._pool.minted(request, batch.tokens, self._clock(), shelved=shelved)
 
     def _ending(self, fault: MintFault | None) -> Ending:

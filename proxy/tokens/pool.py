@@ -16,20 +16,17 @@ The rules:
 6. Of tokens that a fleet shares, it spends its shares, and takes more in time; a stock is then what
    all have left, and a rate that of all. Cut off from the store it spends what it has in hand; if
    it may, it then mints for itself, one creation call a minute.
-7. A refused token is set aside and inspected, one inspect at a time. It is quarantined only if
-   Mobula says that it is used up or gone. Once one is gone, the others must prove themselves, but
-   for those that came after it had fallen under suspicion: until then they do not count as stock.
+7. A refused token is set aside and inspected; what that leads to, `trust` says.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from proxy.tokens.budget import MintBudget
-from proxy.tokens.events import Drifted, Event, Quarantined, Rotated
+from proxy.tokens.events import Event
 from proxy.tokens.holding import Holding, endurance, hold
 from proxy.tokens.model import (
     Action,
-    Inspect,
     Inspection,
     Lease,
     Mint,
@@ -49,7 +46,9 @@ from proxy.tokens.model import (
 from proxy.tokens.pace import Pace
 from proxy.tokens.rate import RateMeter
 from proxy.tokens.shares import Shares
+from proxy.tokens.stock import Stock
 from proxy.tokens.store.base import Report, Roll, Wait
+from proxy.tokens.trust import Trust
 
 MAX_COUNT = 25
 """Tokens that one creation call may give (Mobula's token page)."""
@@ -57,10 +56,6 @@ LEAD = 15.0
 """Seconds of stock below which more is minted; also the outage that stock alone survives."""
 COVER = 20.0
 """Seconds that one minted batch lasts beyond LEAD: three calls a minute, two in reserve."""
-ASK_AGAIN = 5.0
-"""Seconds until a token that Mobula gave no word on is inspected again."""
-DRIFT_SECONDS = 60.0
-"""Seconds until a token of which Mobula counted more than we is inspected again."""
 OUTAGE_COVER = 75.0
 """Seconds that one call lasts then: until the next one is allowed, and some more."""
 OUTAGE_LEAD = 5.0
@@ -93,7 +88,6 @@ class TokenPool:
         self._limit = limit
         self._wanted = 1 + standby
         self._chance = chance
-        self._tell = tell
         self.takes = takes
         """Whether requests are served from it."""
         self._private = private
@@ -103,19 +97,15 @@ class TokenPool:
         self._others_mint = False
         self._blind = False
         self._fleet_fault: MintFault | None = None
-        self._held: list[Holding] = []  # by expiry
-        self._current: Holding | None = None
-        self._reason = Reason.FIRST
+        self._stock = Stock(tell)
+        self._trust = Trust(self._stock, tell)
         self._replace_reason = Reason.REQUESTED
         self._open: dict[int, Holding] = {}
         self._settled = dict.fromkeys(Outcome, 0)
         self._serial = 0
         self._generation = 0
         self._seen: dict[str, float] = {}  # token id: its expiry
-        self._quarantined: dict[str, float] = {}  # token id: its expiry
         self._let_go: dict[str, float] = {}  # token id: its expiry
-        self._to_inspect: dict[str, float] = {}  # token id: not before this time
-        self._inspecting: str | None = None
         self._to_revoke: list[Holding] = []
         self._minting: Mint | None = None
         self._budget = budget
@@ -123,12 +113,11 @@ class TokenPool:
         self._pace = Pace(budget, chance)
         self._spent = RateMeter()
         self._plan_at_spent = 0
-        self._drift = 0
 
     def __repr__(self) -> str:
-        ready = sum(1 for each in self._held if each.suspect_from is None and each.left)
-        left = sum(each.left for each in self._held)
-        return f"<TokenPool {ready} ready, {len(self._quarantined)} quarantined, {left} left>"
+        ready = sum(1 for each in self._stock if each.suspect_from is None and each.left)
+        quarantined, left = len(self._trust.quarantined), self._stock.left
+        return f"<TokenPool {ready} ready, {quarantined} quarantined, {left} left>"
 
     # Leases
 
@@ -144,14 +133,14 @@ class TokenPool:
         `refused` names tokens that this request must not be sent with again; it then gets only a
         token in good standing.
         """
-        holding = self._current
+        holding = self._stock.current
         if holding is None or refused or not holding.can_serve(now, cost):
-            holding = self._select(now, cost, refused)
+            holding = self._stock.select(now, cost, refused)
             if holding is None:
                 self.wants_plan = True
                 return None
             if not refused and holding.suspect_from is None:
-                self._make_current(holding)
+                self._stock.make_current(holding)
         holding.open += cost
         self._serial += 1
         self._open[self._serial] = holding
@@ -172,17 +161,20 @@ class TokenPool:
         else:
             holding.remaining -= lease.cost
         if outcome is Outcome.USED:
-            self._clear(holding, lease.serial)
+            if self._trust.clear(holding, lease.serial):
+                self.wants_plan = True
         elif outcome is Outcome.REJECTED:
-            self._set_aside(holding, now)
+            self._trust.set_aside(holding, self._serial, now)
+            self.wants_plan = True
         elif outcome is Outcome.EXHAUSTED:
-            self._quarantine(holding, Standing.EXHAUSTED)
+            self._trust.quarantine(holding, Standing.EXHAUSTED)
+            self.wants_plan = True
         if holding.open == 0 and self._to_revoke:
             self.wants_plan = True
 
     def usable(self, now: float, refused: Collection[str] = ()) -> bool:
         """Tell whether `lease` would give one right now."""
-        return self._select(now, 1, refused) is not None
+        return self._stock.select(now, 1, refused) is not None
 
     @property
     def fault(self) -> MintFault | None:
@@ -198,13 +190,13 @@ class TokenPool:
     def hopeful(self) -> bool:
         """Whether a token may come at any time: a call is under way, a share, or others mint."""
         joined = self.reach is Reach.JOINED
-        awaited = any(each.free for each in self._held) or self._others_mint or not self._mints
+        awaited = any(each.free for each in self._stock) or self._others_mint or not self._mints
         return self.minting or (joined and awaited)
 
     @property
     def in_stock(self) -> bool:
         """Whether there are requests for a sharer to take, or in hand."""
-        return any(each.counts and each.stock for each in self._held)
+        return any(each.counts and each.stock for each in self._stock)
 
     # What the keeper asks and feeds back
 
@@ -213,12 +205,13 @@ class TokenPool:
         self.wants_plan = False
         self._forget(now)
         self._spent.measure(now)
-        actions: list[Action] = [*self._plan_revokes(now), *self._plan_inspect(now)]
-        wake = [each.usable_until for each in self._held]
-        wake += [each.refresh_at for each in self._held if each.refresh_at > now]
+        held = list(self._stock)
+        actions: list[Action] = [*self._plan_revokes(now), *self._trust.due(now)]
         if self.reach is Reach.JOINED:
-            actions += self._shares.plan(self._held, self._spent.rate, now)
-        wake += [at for at in self._to_inspect.values() if at > now]
+            actions += self._shares.plan(held, self._spent.rate, now)
+        wake = [each.usable_until for each in held]
+        wake += [each.refresh_at for each in held if each.refresh_at > now]
+        wake += self._trust.wakes(now)
         need = self._need(now)
         if need is not None and self._minting is None and not self._others_mint:
             at = self.next_mint_at(now)
@@ -226,8 +219,7 @@ class TokenPool:
                 actions.append(self._start_mint(need, now))
             else:
                 wake.append(at)
-        left = sum(each.left for each in self._held)
-        self._plan_at_spent = self._spent.total + max(1, left // 20)
+        self._plan_at_spent = self._spent.total + max(1, self._stock.left // 20)
         if wake:
             actions.append(WakeAt(min(wake)))
         return actions
@@ -253,7 +245,7 @@ class TokenPool:
             each.whole = not shelved
             if shelved:
                 each.shared, each.free, each.remaining = True, each.remaining, 0
-        self._take_in(usable)
+        self._stock.add(usable)
         if request.generation == self._generation:
             self._retire_older(now)
             self._pace.forgive()
@@ -285,37 +277,21 @@ class TokenPool:
 
     def ask(self, token_id: str, now: float) -> bool:
         """Queue an inspect without setting the token aside; False when the pool lacks it."""
-        if self._find(token_id) is None:
-            return False
-        if token_id != self._inspecting:
-            self._to_inspect[token_id] = now
-            self.wants_plan = True
-        return True
+        self.wants_plan = True
+        return self._trust.ask(token_id, now)
 
     def inspected(self, token_id: str, answer: Inspection, now: float) -> None:
         """Take in what the inspect call said; Mobula's lower count wins over ours."""
-        self._inspecting = None
-        self.wants_plan = True
         self._forget(now)
-        holding = self._find(token_id)
-        if holding is None:
-            return
-        if answer.standing is Standing.UNKNOWN:
-            self._keep_aside(holding, now)
-        elif answer.standing is Standing.ALIVE:
-            self._clear(holding, None)
-            self._reconcile(holding, answer.remaining, now)
-        else:
-            self._quarantine(holding, answer.standing)
-            if answer.standing is Standing.GONE:
-                self._doubt_others(holding, now)
+        self._trust.inspected(token_id, answer, self._serial, now)
+        self.wants_plan = True
 
     def replace(self, reason: Reason, now: float) -> None:
         """Have every token in hand replaced: they serve until their successors are there."""
         self._generation += 1
         self._replace_reason = reason
         self._pace.forgive()
-        for each in self._held:
+        for each in self._stock:
             each.refresh_at = min(each.refresh_at, now)
         self.wants_plan = True
 
@@ -324,7 +300,7 @@ class TokenPool:
 
         Only those that are all ours, unless `shared` ones are wanted too.
         """
-        held = (*self._held, *self._to_revoke)
+        held = (*self._stock, *self._to_revoke)
         return [each.token for each in held if each.whole or (shared and each.shared)]
 
     # What the fleet shares
@@ -336,21 +312,14 @@ class TokenPool:
         self.reach = reach
         self._shares.asking = False
         self._others_mint = False
-        for each in self._held:
-            each.free = 0  # until the store is heard again
+        self._stock.set_free({})  # until the store is heard again
         self._pace.use(self._outage_budget if reach is Reach.LOCAL else self._budget)
         self.wants_plan = True
 
     def lost(self, now: float, *, whole: bool = False) -> None:
-        """Note that there is no shelf any more: what is in hand of its tokens is all there is.
-
-        `whole` if nobody else has a share of them. If others have, stock does not rely on them.
-        """
+        """Note that there is no shelf any more; see `Stock.lose_shelf`."""
         self._forget(now)
-        for each in self._held:
-            if each.shared:
-                each.shared, each.free = False, 0
-                each.whole = each.counts = whole
+        self._stock.lose_shelf(whole=whole)
         self.wants_plan = True
 
     def attended(self, roll: Roll, now: float) -> None:
@@ -364,24 +333,19 @@ class TokenPool:
             self._budget.heed(roll.permits, now + roll.next_permit_in)
             if not roll.fault and self._minting is None:
                 self._pace.forgive()
-        for each in self._held:
-            each.free = roll.free.get(each.token.id, 0) if each.shared else 0
+        self._stock.set_free(roll.free)
         self.wants_plan = True
 
     def stocked(self, shelf: Sequence[Stocked], now: float) -> None:
         """Take in what is on the shelf, and let go of what is not any more."""
         self._forget(now)
-        held = {each.token.id: each for each in self._held}
-        found = [
-            self._shelve(each, held.get(each.token.id))
-            for each in shelf
-            if each.token.id not in self._quarantined and each.token.id not in self._let_go
-        ]
+        gone = {*self._trust.quarantined, *self._let_go}
         here = {each.token.id for each in shelf}
-        for each in self._held:
+        self._stock.add([self._shelve(each) for each in shelf if self._is_new(each, gone)])
+        for each in self._stock:
             if each.shared and each.token.id not in here:
-                self._quarantine(each, Standing.GONE if each.left else Standing.EXHAUSTED)
-        self._take_in([each for each in found if each.token.id not in held])
+                standing = Standing.GONE if each.left else Standing.EXHAUSTED
+                self._trust.quarantine(each, standing)
         self._retire_older(now)
         self.wants_plan = True
 
@@ -389,46 +353,31 @@ class TokenPool:
         """Take in a share; one of a token that was let go of meanwhile is lost."""
         self._shares.asking = False
         self.wants_plan = True
-        holding = self._find(token_id)
+        holding = self._stock.find(token_id)
         if holding is not None and holding.shared:
             holding.remaining += count
             holding.free = free
             self._retire_older(now)
 
     def offer(self, now: float) -> list[tuple[Token, int]]:
-        """Return tokens that are all ours, with what of each the fleet may have; it is then gone.
-
-        They are taken to be on the shelf from now on.
-        """
+        """Return what is all ours, and is now to be shared; see `Stock.offer`."""
         self._forget(now)
-        offers = []
-        for each in self._held:
-            stays = each.suspect_from is None and each.generation == self._generation
-            if each.whole and stays:
-                given = each.left // 2
-                each.shared, each.whole = True, False
-                each.free, each.remaining = given, each.remaining - given
-                offers.append((each.token, given))
-        return offers
+        return self._stock.offer(self._generation)
 
     def report(self, now: float) -> Report:
         """Return what this process tells the fleet of itself."""
         self._spent.measure(now)
-        held = (*self._held, *self._to_revoke)
+        held = (*self._stock, *self._to_revoke)
         holds = frozenset(each.token.id for each in held if each.left or each.open)
         return Report(self._spent.rate, holds)
 
     def give_all_back(self) -> dict[str, int]:
         """Let go of every share that is in hand, and return them by token id."""
-        shares = {each.token.id: each.left for each in self._held if each.shared and each.left}
-        for each in self._held:
-            if each.shared:
-                each.remaining -= each.left
-        return shares
+        return self._stock.give_all_back()
 
     def in_hand(self, token_id: str) -> int:
         """Return what of a token this process may still send, what is under way included."""
-        holding = self._find(token_id)
+        holding = self._stock.find(token_id)
         return holding.remaining if holding is not None else 0
 
     def snapshot(self, now: float) -> PoolSnapshot:
@@ -436,107 +385,25 @@ class TokenPool:
             tokens=tuple(
                 TokenSnapshot(
                     id=each.token.id,
-                    state=self._state(each),
+                    state=self._stock.state(each),
                     left=each.left,
                     free=each.free,
                     limit=each.token.limit,
                     expires_in=each.token.expires_at - now,
                 )
-                for each in self._held
+                for each in self._stock
             ),
             leases=len(self._open),
             settled={outcome.value: count for outcome, count in self._settled.items()},
-            quarantined=len(self._quarantined),
-            left=sum(each.left for each in self._held if each.can_serve(now, 1)),
+            quarantined=len(self._trust.quarantined),
+            left=sum(each.left for each in self._stock if each.can_serve(now, 1)),
             rate=self._spent.rate,
-            drift=self._drift,
+            drift=self._trust.drift,
             minting=self.minting,
             permits=self._pace.permits(now),
             next_mint_in=None if math.isinf(at := self.next_mint_at(now)) else at - now,
             fault=self.fault,
         )
-
-    # Choosing a token
-
-    def _select(self, now: float, cost: int, refused: Collection[str]) -> Holding | None:
-        suspect = None
-        for each in self._held:
-            if not each.can_serve(now, cost):
-                continue
-            if each.suspect_from is None:
-                if each.token.id not in refused:
-                    return each
-            elif suspect is None and not refused:
-                suspect = each
-        return suspect
-
-    def _make_current(self, holding: Holding) -> None:
-        if holding is self._current:
-            return
-        if self._current is not None:
-            spent = self._current.left < 1
-            self._reason = Reason.EXHAUSTED if spent else Reason.EXPIRY
-        self._current = holding
-        self._tell(Rotated(holding.token.id, self._reason))
-
-    def _drop_current(self, holding: Holding, reason: Reason) -> None:
-        if holding is self._current:
-            self._current = None
-            self._reason = reason
-
-    # Trust and distrust
-
-    def _set_aside(self, holding: Holding, now: float) -> None:
-        if self._find(holding.token.id) is None or now >= holding.usable_until:
-            return
-        if holding.suspect_from is None:
-            holding.suspect_from = self._serial
-        self._drop_current(holding, Reason.REJECTED)
-        self.ask(holding.token.id, now)
-
-    def _keep_aside(self, holding: Holding, now: float) -> None:
-        if holding.suspect_from is not None:
-            holding.counts = False
-            self._to_inspect[holding.token.id] = now + ASK_AGAIN
-
-    def _clear(self, holding: Holding, serial: int | None) -> None:
-        """Restore good standing: by inspect, or by a lease given after the suspicion arose."""
-        if holding.suspect_from is None or (serial is not None and serial <= holding.suspect_from):
-            return
-        holding.suspect_from = None
-        holding.counts = True
-        self._to_inspect.pop(holding.token.id, None)
-        self.wants_plan = True
-
-    def _doubt_others(self, gone: Holding, now: float) -> None:
-        since = math.inf if gone.suspect_from is None else gone.suspect_from
-        for each in self._held:
-            if each.born >= since:
-                continue
-            if each.suspect_from is None:
-                each.suspect_from = self._serial
-                self._drop_current(each, Reason.REJECTED)
-            each.counts = False
-            self._to_inspect.setdefault(each.token.id, now)
-
-    def _quarantine(self, holding: Holding, standing: Standing) -> None:
-        if not self._remove(holding):
-            return
-        exhausted = standing is Standing.EXHAUSTED
-        self._drop_current(holding, Reason.EXHAUSTED if exhausted else Reason.REJECTED)
-        self._quarantined[holding.token.id] = holding.token.expires_at
-        self.wants_plan = True
-        self._tell(Quarantined(holding.token.id, standing))
-
-    def _reconcile(self, holding: Holding, remaining: int | None, now: float) -> None:
-        if remaining is not None and remaining < holding.stock:
-            drift = holding.stock - remaining
-            # Those under way may not have arrived yet, so they are not taken off.
-            holding.remaining = min(holding.remaining, remaining)
-            holding.free = remaining - min(holding.left, remaining)
-            self._drift += drift
-            self._to_inspect[holding.token.id] = now + DRIFT_SECONDS
-            self._tell(Drifted(holding.token.id, drift))
 
     # Stock
 
@@ -547,12 +414,14 @@ class TokenPool:
         if self.reach is Reach.LOCAL:
             return Need.DEMAND if self._lasts(now) < OUTAGE_LEAD else None
         if self._missing(now) > 0:
-            ages = any(each.ages(now) for each in self._held if each.generation == self._generation)
+            ages = any(
+                each.ages(now) for each in self._stock if each.generation == self._generation
+            )
             return Need.EXPIRY if ages else Need.STOCK
         return Need.DEMAND if self._lasts(now) < LEAD else None
 
     def _missing(self, now: float) -> int:
-        return self._wanted - sum(1 for each in self._held if each.fresh(now))
+        return self._wanted - sum(1 for each in self._stock if each.fresh(now))
 
     def _count(self, now: float) -> int:
         """Return how many tokens to mint, once there is a need.
@@ -560,7 +429,7 @@ class TokenPool:
         Tokens that are being replaced do not count: they go when their successors come. A call that
         must do for a whole minute, at a rate that nobody knows yet, asks for all it can have.
         """
-        staying = [each for each in self._held if each.generation == self._generation]
+        staying = [each for each in self._stock if each.generation == self._generation]
         rate = self._rate()
         if self.reach is Reach.LOCAL:
             return min(MAX_COUNT, math.ceil(OUTAGE_COVER * rate / self._limit) or 1)
@@ -571,7 +440,7 @@ class TokenPool:
 
     def _lasts(self, now: float) -> float:
         """Return for how many seconds the stock lasts at the observed rate."""
-        return endurance(self._held, self._rate(), now)
+        return endurance(self._stock, self._rate(), now)
 
     def _rate(self) -> float:
         """Return the rate at which the stock that can be reached is spent."""
@@ -595,31 +464,36 @@ class TokenPool:
             holding.refresh_at = token.minted_at
         return holding
 
-    def _take_in(self, found: Sequence[Holding]) -> None:
-        self._held = sorted([*self._held, *found], key=_order)
+    def _is_new(self, found: Stocked, gone: Collection[str]) -> bool:
+        """Bring what is held of a token in line with the shelf; tell whether nothing is."""
+        holding = self._stock.find(found.token.id)
+        if holding is not None:
+            holding.free = found.free
+            self._age(holding, found)
+        return holding is None and found.token.id not in gone
 
-    def _shelve(self, found: Stocked, holding: Holding | None) -> Holding:
-        """Return what is held of a token on the shelf, made anew if nothing is."""
-        if holding is None:
-            holding = hold(found.token, self._generation, self._chance())
-            holding.shared, holding.remaining, holding.born = True, 0, self._serial
+    def _shelve(self, found: Stocked) -> Holding:
+        holding = hold(found.token, self._generation, self._chance())
+        holding.shared, holding.remaining, holding.born = True, 0, self._serial
         holding.free = found.free
+        self._age(holding, found)
+        return holding
+
+    def _age(self, holding: Holding, found: Stocked) -> None:
         if not found.current:
             holding.generation = min(holding.generation, self._generation - 1)
             holding.refresh_at = found.token.minted_at
-        return holding
 
     def _retire_older(self, now: float) -> None:
         """Stop drawing from tokens that were replaced, once their successors can serve."""
-        older = [each for each in self._held if each.generation < self._generation]
-        if older and any(
-            each.generation == self._generation and each.can_serve(now, 1) for each in self._held
-        ):
-            for each in older:
-                self._remove(each)
-                self._drop_current(each, self._replace_reason)
-                self._let_go[each.token.id] = each.token.expires_at
-                self._to_revoke.append(each)
+        older = [each for each in self._stock if each.generation < self._generation]
+        newer = (each for each in self._stock if each.generation == self._generation)
+        if not older or not any(each.can_serve(now, 1) for each in newer):
+            return
+        for each in older:
+            self._stock.remove(each, self._replace_reason)
+            self._let_go[each.token.id] = each.token.expires_at
+            self._to_revoke.append(each)
 
     def _plan_revokes(self, now: float) -> Iterator[Revoke]:
         done = [each for each in self._to_revoke if each.open == 0]
@@ -628,42 +502,10 @@ class TokenPool:
             if now < each.token.expires_at and (each.token.revocable or each.shared):
                 yield Revoke(each.token, shared=not each.whole)
 
-    def _plan_inspect(self, now: float) -> Iterator[Inspect]:
-        due = (each for each in self._held if self._to_inspect.get(each.token.id, math.inf) <= now)
-        holding = next(due, None)
-        if holding is not None and self._inspecting is None:
-            self._inspecting = holding.token.id
-            del self._to_inspect[holding.token.id]
-            yield Inspect(holding.token)
-
     def _forget(self, now: float) -> None:
         """Let go of what can serve nobody any more."""
-        for each in list(self._held):
-            if now >= each.usable_until:
-                self._drop_current(each, Reason.EXPIRY)
-                self._remove(each)
-            elif each.stock == 0 and each.open == 0 and not each.shared:
-                self._drop_current(each, Reason.EXHAUSTED)
-                self._remove(each)
-        for ids in (self._seen, self._quarantined, self._let_go):
+        self._stock.forget(now)
+        self._trust.forget(now)
+        for ids in (self._seen, self._let_go):
             for token_id in [each for each, expiry in ids.items() if now >= expiry]:
                 del ids[token_id]
-
-    def _remove(self, holding: Holding) -> bool:
-        held = len(self._held)
-        self._held = [each for each in self._held if each is not holding]
-        self._to_inspect.pop(holding.token.id, None)
-        return len(self._held) < held
-
-    def _find(self, token_id: str) -> Holding | None:
-        return next((each for each in self._held if each.token.id == token_id), None)
-
-    def _state(self, holding: Holding) -> str:
-        if holding.suspect_from is not None:
-            return "set_aside"
-        return "current" if holding is self._current else "standby"
-
-
-def _order(holding: Holding) -> tuple[float, str]:
-    """Sort by expiry; all who share tokens that were minted together draw from the same one."""
-    return round(holding.token.expires_at, 1), holding.token.id

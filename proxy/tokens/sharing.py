@@ -222,13 +222,13 @@ class Sharing:
             revocable=each.revocable,
         )
 
-    async def put(self, tokens: Sequence[Token], free: Mapping[str, int]) -> bool:
-        """Put tokens that are ours on the shelf, with what of each is `free` for all.
+    async def put(self, tokens: Sequence[Token], free: Mapping[str, int]) -> None:
+        """Put tokens that are ours on the shelf, with what of each is `free` for all from now on.
 
-        Return False if it is not known to be done: what was free is then nobody's.
+        Where it is not known to be done, what was free may be nobody's.
         """
-        if self.private or self._seal is None or self._key is None:
-            return False
+        if self._seal is None or self._key is None:
+            return
         now = self._clock()
         shelved = [
             Shelved(
@@ -244,7 +244,7 @@ class Sharing:
             )
             for each in tokens
         ]
-        return await self._done(self._store.add(shelved))
+        await self._done(self._store.add(shelved))
 
     async def grant(self, token_id: str, count: int) -> Granted | None:
         try:
