@@ -146,7 +146,6 @@ class Shelf:
         """
         was, self.book = self.book, self._begin()
         shift = self.book.read_at - was.read_at
-        self.book.number = was.number
         self.book.closed_until = was.closed_until + shift
         self.book.rights = dict.fromkeys(was.rights, self.book.read_at + WINDOW)
         for number, call in was.calls.items():

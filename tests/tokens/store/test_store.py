@@ -209,7 +209,8 @@ async def test_a_token_that_is_granted_wholly_stays_while_it_is_held(fleet: Flee
 async def test_it_is_removed_once_nobody_holds_it(fleet: Fleet) -> None:
     one, other = await fleet.member(), await fleet.member()
     await one.add([shelved(T)])
-    await one.grant(T, 50)
+    await one.grant(T, 20)
+    await one.grant(T, 30)
     await other.grant(T, 50)
     await attend(one)
     await attend(other)
@@ -227,6 +228,15 @@ async def test_a_process_holds_what_it_says_that_it_holds(fleet: Fleet) -> None:
     assert await names(one) == []
 
 
+async def test_a_process_may_hold_what_is_not_on_the_shelf_yet(fleet: Fleet) -> None:
+    store = await fleet.member()
+    await attend(store, T)
+    await store.add([shelved(T)])
+    await attend(store, T)
+    await store.retire(T)
+    assert await chore(store) is None
+
+
 async def test_it_is_removed_when_its_last_holder_is_gone(fleet: Fleet) -> None:
     one, other = await fleet.member(), await fleet.member()
     await one.add([shelved(T)])
@@ -241,6 +251,15 @@ async def test_what_is_given_back_when_its_last_holder_is_gone_is_lost(fleet: Fl
     await one.grant(T, LIMIT)
     fleet.pass_time(SHARER_SECONDS)
     await one.give_back(T, 5)
+    assert await names(other) == []
+
+
+async def test_what_has_had_its_time_is_forgotten_before_all_else(fleet: Fleet) -> None:
+    one, other = await fleet.member(), await fleet.member()
+    await one.add([shelved(T)])
+    await one.grant(T, LIMIT)
+    fleet.pass_time(SHARER_SECONDS)
+    await other.retire(T)
     assert await names(other) == []
 
 
