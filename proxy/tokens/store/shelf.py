@@ -70,11 +70,10 @@ class Call:
     order: Order
     started_at: float
     ends_at: float
-    open: bool = True
     unclear: bool = True
 
     def runs(self, now: float) -> bool:
-        return self.open and now < self.ends_at
+        return now < self.ends_at
 
     def may_have_tokens(self, now: float) -> bool:
         return self.unclear and now < self.started_at + PERMIT_SECONDS + self.order.lifetime
@@ -150,9 +149,8 @@ class Shelf:
         self.book.rights = dict.fromkeys(was.rights, self.book.read_at + WINDOW)
         for number, call in was.calls.items():
             starts_at, ends_at = call.started_at + shift, call.ends_at + shift
-            self.book.calls[number] = replace(
-                call, started_at=starts_at, ends_at=ends_at, open=False
-            )
+            ends_at = min(ends_at, self.book.read_at)
+            self.book.calls[number] = replace(call, started_at=starts_at, ends_at=ends_at)
 
     def close_for(self, seconds: float) -> None:
         """Permit no creation call for so long."""
@@ -345,10 +343,9 @@ class Shelf:
         now = self._now()
         unknown = Call(Order(0, 0, 0.0), now, now)
         call = self.book.calls.setdefault(permit.number, unknown)
-        call.open, call.unclear = False, ending.unclear and ending.sent
+        call.unclear = ending.unclear and ending.sent
         call.ends_at = now if ending.sent else -math.inf
-        if ending.closed_for > 0:
-            self.close_for(ending.closed_for)
+        self.close_for(ending.closed_for)
         self.book.fault = ending.fault
 
     def abandoned(self) -> list[Abandoned]:
