@@ -148,9 +148,11 @@ class Shelf:
         self.book.closed_until = was.closed_until + shift
         self.book.rights = dict.fromkeys(was.rights, self.book.read_at + WINDOW)
         for number, call in was.calls.items():
-            starts_at, ends_at = call.started_at + shift, call.ends_at + shift
-            ends_at = min(ends_at, self.book.read_at)
-            self.book.calls[number] = replace(call, started_at=starts_at, ends_at=ends_at)
+            self.book.calls[number] = replace(
+                call,
+                started_at=call.started_at + shift,
+                ends_at=min(call.ends_at + shift, self.book.read_at),
+            )
 
     def close_for(self, seconds: float) -> None:
         """Permit no creation call for so long."""

@@ -140,6 +140,19 @@ async def test_nobody_else_may_read_the_files_or_enter_the_folder(at: Open, path
     assert mode(path.parent) == 0o700
 
 
+async def test_the_folders_above_are_made_too(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "above" / "folder" / "store.db", "shelf")
+    await store.open()
+    await store.close()
+    assert mode(tmp_path / "above" / "folder") == 0o700
+
+
+async def test_a_store_says_where_it_is(at: Open, path: Path) -> None:
+    store = at()
+    assert (store.place, store.private) == (f"sqlite file {path}", False)
+    assert repr(store) == f"<SqliteStore of <shelf shelf in {path}>>"
+
+
 async def test_files_that_others_could_read_are_hidden_from_them(at: Open, path: Path) -> None:
     first = await opened(at())
     await first.add([shelved()])
@@ -388,8 +401,10 @@ async def test_a_locked_file_is_an_error_after_a_while_and_then_works_again(
 
 async def test_who_cannot_open_the_file_in_time_gets_an_error(at: Open, path: Path) -> None:
     store = at(busy_seconds=0.1)
+    began = time.monotonic()
     with file.guarded(path, 1.0), pytest.raises(StoreError, match="keep the SQLite store from"):
         await store.open()
+    assert 0.1 <= time.monotonic() - began < 2
     await store.open()
 
 
