@@ -347,14 +347,18 @@ async def test_a_file_that_is_removed_is_an_error_and_then_a_new_epoch(
     assert await store.load() == []
 
 
-async def test_after_that_no_call_is_permitted_for_a_minute(at: Open, path: Path) -> None:
+async def test_after_that_no_call_is_permitted_for_a_minute(path: Path) -> None:
     """Nobody knows what calls stood in the file."""
-    store = await opened(at())
-    await store.attend(REPORT)
+    now = 100.0
+    store = SqliteStore(path, "shelf", clock=lambda: now)
+    await store.open()
     remove(path)
     with pytest.raises(StoreError):
         await store.attend(REPORT)
     assert await store.permit(ORDER) == Wait(WINDOW, minting=False)
+    now += WINDOW
+    await permitted(store)
+    await store.close()
 
 
 async def test_all_meet_in_the_new_file(at: Open, path: Path) -> None:
