@@ -62,6 +62,10 @@ bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as
 	.venv-bench/bin/python bench/footprint.py
 	.venv-bench/bin/python bench/throughput.py
 
+.PHONY: fleet
+fleet: $(VENV)/.dev ## Simulate fleets of up to 1,000 processes; the table of docs/scaling.md
+	@PYTHONPATH=tests $(BIN)/python bench/fleet.py
+
 # atheris needs Python 3.11 to 3.13; beside a newer one: make fuzz VENV=.venv-fuzz PYTHON=python3.13
 .PHONY: fuzz
 fuzz: $(FUZZ_TARGETS:%=fuzz-%) ## Fuzz for 15 minutes: FUZZ_SECONDS (225) for each of four targets

@@ -77,7 +77,9 @@ class Fleet:
     async def attend_always(self) -> None:
         while True:
             self._news_wanted.clear()
-            await self._attend()
+            news = await self.attend()
+            if news is not None and self._sharing.has_key:
+                await self._do_chores(news.roll.chores)
             await wait_for(self._news_wanted, self._pulse())
 
     def _pulse(self) -> float:
@@ -85,7 +87,8 @@ class Fleet:
         hungry = self._reported or self._household.hungry()
         return min(pulse, max(HUNGRY_SECONDS, pulse / 4)) if hungry else pulse
 
-    async def _attend(self) -> None:
+    async def attend(self) -> News | None:
+        """Bring the pool and the shelf of one accord now."""
         async with self.shelf:
             report = self._pool.report(self._clock())
             news = await self._sharing.attend(replace(report, inspect_every=self._inspect_every))
@@ -93,9 +96,8 @@ class Fleet:
             if news is not None:
                 self._take_in(news)
                 await self._offer()
-        if news is not None and self._sharing.has_key:
-            await self._do_chores(news.roll.chores)
         self._household.changed()
+        return news
 
     def follow(self) -> None:
         """Have the pool know whether the store can be reached."""

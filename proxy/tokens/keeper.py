@@ -276,16 +276,34 @@ class Keeper:
                     seconds = max(0.005, at - self._clock())
         return seconds
 
-    async def _mint(self, request: Mint, key: StaticKey) -> None:
-        settings = self._settings
-        order = Order(request.count, settings.request_limit, settings.expires_in)
+    async def _mint(self, planned: Mint, key: StaticKey) -> None:
+        request = await self._reconsidered(planned)
+        if request is None:
+            return
+        order = Order(request.count, self._settings.request_limit, self._settings.expires_in)
         permit = await self._sharing.permit(order)
         self._fleet.follow()
         if isinstance(permit, Wait):
             self._pool.mint_refused(permit, self._clock())
             self._fleet.want_news()
-            self.changed()
-            return
+        elif permit is None:
+            await self._make_call(request, order, key, shelved=False)
+        else:
+            fault = await self._make_call(request, order, key, shelved=not self._sharing.private)
+            await self._sharing.end(permit, self._ending(fault))
+        self.changed()
+
+    async def _reconsidered(self, planned: Mint) -> Mint | None:
+        """Look at the shelf first: others may have just made the call, and want more or less."""
+        if self._sharing.private or not self._sharing.joined:
+            return planned
+        await self._fleet.attend()
+        return self._pool.reconsider(self._clock())
+
+    async def _make_call(
+        self, request: Mint, order: Order, key: StaticKey, *, shelved: bool
+    ) -> MintFault | None:
+        """Make a creation call, take in what it gives, and tell of it; return why it gave none."""
         started = self._clock()
         try:
             batch = await self._mobula.mint(
@@ -295,19 +313,15 @@ class Keeper:
                 request_limit=order.limit,
             )
         except MintError as error:
-            fault: MintFault | None = error.fault
             self._pool.mint_failed(request, error.fault, self._clock())
-        else:
-            shelved = permit is not None and not self._sharing.private
-            fault = await self._take_in(request, batch, shelved=shelved)
-            if fault is None:
-                self.started = True
-                seconds = self._clock() - started
-                self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
-        if fault is not None:
-            self._tell_failure(fault)
-        await self._sharing.end(permit, self._ending(fault))
-        self.changed()
+            return self._tell_failure(error.fault)
+        useless = await self._take_in(request, batch, shelved=shelved)
+        if useless is not None:
+            return self._tell_failure(useless)
+        self.started = True
+        seconds = self._clock() - started
+        self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
+        return None
 
     async def _take_in(self, request: Mint, batch: Batch, *, shelved: bool) -> MintFault | None:
         """Have the tokens shared, or keep them.
@@ -334,10 +348,11 @@ class Keeper:
             fault=fault.detail,
         )
 
-    def _tell_failure(self, fault: MintFault) -> None:
+    def _tell_failure(self, fault: MintFault) -> MintFault:
         now = self._clock()
         retry_in = self._pool.next_mint_at(now) - now
         self._tell(MintFailed(fault, retry_in, covered=self._pool.usable(now)))
+        return fault
 
     async def _inspect(self, token: Token) -> None:
         if token.key is None:

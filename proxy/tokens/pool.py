@@ -56,6 +56,10 @@ LEAD = 15.0
 """Seconds of stock below which more is minted; also the outage that stock alone survives."""
 COVER = 20.0
 """Seconds that one minted batch lasts beyond LEAD: three calls a minute, two in reserve."""
+FLEET_COVER = 60.0
+"""The same for tokens that are shared: the store holds more calls back."""
+SHARE_SPAN = 1.0
+"""Seconds over which the rate is measured that shares are for: a burst must not make one hoard."""
 OUTAGE_COVER = 75.0
 """Seconds that one call lasts then: until the next one is allowed, and some more."""
 OUTAGE_LEAD = 5.0
@@ -87,7 +91,8 @@ class TokenPool:
         self.reach = Reach.JOINED if private else Reach.CUT
         self._limit = limit
         self._wanted = 1 + standby
-        self._chance = chance
+        self._jitter = chance()
+        """Spreads the refreshes of many proxies; those of tokens minted together fall together."""
         self.takes = takes
         """Whether requests are served from it."""
         self._private = private
@@ -112,6 +117,7 @@ class TokenPool:
         self._outage_budget = MintBudget(calls=1)
         self._pace = Pace(budget, chance)
         self._spent = RateMeter()
+        self._spent_lately = RateMeter(SHARE_SPAN)
         self._plan_at_spent = 0
 
     def __repr__(self) -> str:
@@ -204,11 +210,11 @@ class TokenPool:
         """Return what to do now; the same instant asked again asks for nothing new."""
         self.wants_plan = False
         self._forget(now)
-        self._spent.measure(now)
+        self._measure(now)
         held = list(self._stock)
         actions: list[Action] = [*self._plan_revokes(now), *self._trust.due(now)]
         if self.reach is Reach.JOINED:
-            actions += self._shares.plan(held, self._spent.rate, now)
+            actions += self._shares.plan(held, self._spent_lately.rate, now)
         wake = [each.usable_until for each in held]
         wake += [each.refresh_at for each in held if each.refresh_at > now]
         wake += self._trust.wakes(now)
@@ -252,13 +258,28 @@ class TokenPool:
             self._fleet_fault = None
         return None
 
+    def reconsider(self, now: float) -> Mint | None:
+        """Return the creation call under way as it is wanted now, before it is made.
+
+        None if it is not any more, after what `attended` and `stocked` told; it is then not made.
+        """
+        need = self._need(now)
+        if need is None:
+            self._end_unmade(now)
+        else:
+            self._minting = Mint(self._count(now), self._generation, need)
+        return self._minting
+
     def mint_refused(self, wait: Wait, now: float) -> None:
         """Note that the store permits no creation call now: another mints, or none is left."""
-        self._minting = None
-        self._pace.end(now, sent=False)
+        self._end_unmade(now)
         self._others_mint = wait.minting
         if not wait.minting:
             self._budget.heed(0, now + wait.seconds)
+
+    def _end_unmade(self, now: float) -> None:
+        self._minting = None
+        self._pace.end(now, sent=False)
         self.wants_plan = True
 
     def mint_failed(self, request: Mint, fault: MintFault, now: float) -> None:
@@ -366,7 +387,7 @@ class TokenPool:
 
     def report(self, now: float) -> Report:
         """Return what this process tells the fleet of itself."""
-        self._spent.measure(now)
+        self._measure(now)
         held = (*self._stock, *self._to_revoke)
         holds = frozenset(each.token.id for each in held if each.left or each.open)
         return Report(self._spent.rate, holds)
@@ -426,17 +447,23 @@ class TokenPool:
     def _count(self, now: float) -> int:
         """Return how many tokens to mint, once there is a need.
 
-        Tokens that are being replaced do not count: they go when their successors come. A call that
-        must do for a whole minute, at a rate that nobody knows yet, asks for all it can have.
+        Tokens that are being replaced do not count: they go when their successors come, or when
+        they expire, which for those in hand may be at the same time. A call that must do for a
+        whole minute, at a rate that nobody knows yet, asks for all it can have. So does the last
+        one that the budget allows, if the stock is short: the rate may still rise.
         """
-        staying = [each for each in self._stock if each.generation == self._generation]
         rate = self._rate()
         if self.reach is Reach.LOCAL:
             return min(MAX_COUNT, math.ceil(OUTAGE_COVER * rate / self._limit) or 1)
-        if self._blind:
+        if self._blind or (self._pace.permits(now) == 1 and self._lasts(now) < LEAD):
             return MAX_COUNT
-        demand = (LEAD + COVER - endurance(staying, rate, now)) * rate
+        staying = [each for each in self._stock if self._stays(each, now)]
+        cover = LEAD + (COVER if self._private else FLEET_COVER)
+        demand = (cover - endurance(staying, rate, now)) * rate
         return min(MAX_COUNT, max(self._missing(now), math.ceil(demand / self._limit), 1))
+
+    def _stays(self, holding: Holding, now: float) -> bool:
+        return holding.generation == self._generation and holding.fresh(now)
 
     def _lasts(self, now: float) -> float:
         """Return for how many seconds the stock lasts at the observed rate."""
@@ -446,6 +473,11 @@ class TokenPool:
         """Return the rate at which the stock that can be reached is spent."""
         others = self._others_rate if self.reach is Reach.JOINED else 0.0
         return self._spent.rate + others
+
+    def _measure(self, now: float) -> None:
+        self._spent.measure(now)
+        self._spent_lately.total = self._spent.total
+        self._spent_lately.measure(now)
 
     def _start_mint(self, need: Need, now: float) -> Mint:
         self._minting = Mint(self._count(now), self._generation, need)
@@ -458,7 +490,7 @@ class TokenPool:
         if token.id in self._seen:
             return None
         self._seen[token.id] = token.expires_at
-        holding = hold(token, request.generation, self._chance())
+        holding = hold(token, request.generation, self._jitter)
         holding.born = self._serial
         if request.generation < self._generation:
             holding.refresh_at = token.minted_at
@@ -473,7 +505,7 @@ class TokenPool:
         return holding is None and found.token.id not in gone
 
     def _shelve(self, found: Stocked) -> Holding:
-        holding = hold(found.token, self._generation, self._chance())
+        holding = hold(found.token, self._generation, self._jitter)
         holding.shared, holding.remaining, holding.born = True, 0, self._serial
         holding.free = found.free
         self._age(holding, found)

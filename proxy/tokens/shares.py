@@ -1,9 +1,10 @@
 """Shares: how much of which token a process takes from the store, and gives back. Pure.
 
 A share is as large as what the process spends in HORIZON, so that an outage of the store of half
-that time goes unnoticed, and calls are rare. It is never more than its fair part of half of what
-is left, so that the end of a token is spread over all who share it; but it lasts for LEAST seconds
-as long as the token does, so that the calls stay few.
+that time goes unnoticed, and calls are rare, but no more than it will spend before the token
+expires. It is never more than its fair part of half of what is left, so that the end of a token is
+spread over all who share it, and what a process has of all tokens is no more than twice its part.
+But a share lasts for LEAST seconds as long as the token does, so that calls stay few.
 """
 
 import math
@@ -26,6 +27,7 @@ class Shares:
     def __init__(self, *, takes: bool) -> None:
         self.sharers = 1
         self._takes = takes
+        self._most = math.inf
         self.asking = False
         """Whether a grant is under way."""
 
@@ -34,14 +36,15 @@ class Shares:
         if not self._takes or self.asking:
             return
         good = _newest([each for each in held if each.in_good_standing(now) and each.stock])
-        source, count = self._next(good, rate)
+        self._most = 2.0 * sum(each.stock for each in good) / self.sharers
+        source, count = self._next(good, rate, now)
         if source is not None:
             self.asking = True
             yield Grant(source.token, count)
         elif self.sharers > 1:
-            yield from self._surplus(good, rate)
+            yield from self._surplus(good, rate, now)
 
-    def _next(self, good: Sequence[Holding], rate: float) -> tuple[Holding | None, int]:
+    def _next(self, good: Sequence[Holding], rate: float, now: float) -> tuple[Holding | None, int]:
         """Return the token to take of, and how much: of the first one, and of a second in case."""
         in_hand = tokens = 0
         enough = False
@@ -51,30 +54,31 @@ class Shares:
             if not each.free:
                 continue
             if not enough:
-                if in_hand <= self._wanted(each, rate) / 2:
-                    return each, self._share(each, rate)
+                if in_hand <= self._wanted(each, rate, now) / 2:
+                    return each, self._share(each, rate, now)
                 enough = True
             if tokens >= 2:
                 break
             if not each.left and (spare := self._idle(each)):
-                return each, spare
+                return each, max(spare, min(each.free, math.ceil(rate)))
         return None, 0
 
-    def _share(self, of: Holding, rate: float) -> int:
+    def _share(self, of: Holding, rate: float, now: float) -> int:
         fair = of.free // (2 * self.sharers)
-        wanted = min(math.ceil(self._wanted(of, rate)), fair)
+        wanted = min(math.ceil(self._wanted(of, rate, now)), fair)
         return min(of.free, max(1, wanted, math.ceil(rate * LEAST)))
 
-    def _wanted(self, of: Holding, rate: float) -> float:
-        return max(1.0, rate * HORIZON, self._idle(of))
+    def _wanted(self, of: Holding, rate: float, now: float) -> float:
+        lasts = min(HORIZON, of.usable_until - now)
+        return max(1.0, min(self._most, max(rate * lasts, self._idle(of))))
 
     def _idle(self, of: Holding) -> int:
         return min(of.token.limit // IDLE_PART, of.stock // (4 * self.sharers))
 
-    def _surplus(self, good: Sequence[Holding], rate: float) -> Iterator[GiveBack]:
+    def _surplus(self, good: Sequence[Holding], rate: float, now: float) -> Iterator[GiveBack]:
         in_hand = sum(each.left for each in good)
         for each in reversed(good):
-            wanted = self._wanted(each, rate)
+            wanted = self._wanted(each, rate, now)
             if each.shared and in_hand > PLENTY * wanted:
                 count = min(each.left, math.floor(in_hand - PLENTY / 2 * wanted))
                 each.remaining -= count

@@ -20,6 +20,7 @@ from proxy.tokens.model import (
     Reason,
     Revoke,
     Standing,
+    Stocked,
     WakeAt,
 )
 from tokens.kit import (
@@ -293,6 +294,30 @@ def test_no_call_asks_for_more_than_25_tokens() -> None:
     script.mint(0, token("a", limit=1000))
     (request,) = spend(script, 100, 9, 1)
     assert request.count == 25
+
+
+def test_the_last_call_that_the_budget_allows_asks_for_all_it_can_have() -> None:
+    """The rate may be on its way up, and no call can follow for a minute."""
+    script = holding("a", "b")
+    for _ in range(3):
+        script.pool.replace(Reason.REQUESTED, 1)
+        script.mint(1, *(token(f"{script.pool.snapshot(1).permits}{each}") for each in "ab"))
+    assert script.pool.snapshot(1).permits == 1
+    (request,) = spend(script, 500, 20, 1)
+    assert (request.count, request.need) == (25, Need.DEMAND)
+
+
+def test_a_call_is_made_only_if_it_is_still_wanted_after_another_look() -> None:
+    """Another process may have made it; what it costs of the budget is then given back."""
+    script = holding("a", "b")
+    assert len(spend(script, 500, 11, 1)) == 1
+    permits = script.pool.snapshot(12).permits
+    assert script.pool.reconsider(12) is not None
+    script.pool.stocked([Stocked(token("c"), LIMIT, current=True)], 12)
+    script.pool.stocked([Stocked(token("d"), LIMIT, current=True)], 12)
+    assert script.pool.reconsider(12) is None
+    assert not script.pool.minting
+    assert script.pool.snapshot(12).permits == permits + 1
 
 
 def test_the_rate_is_forgotten_when_requests_cease() -> None:
