@@ -19,9 +19,10 @@ FUZZ_TARGETS := request_path response_path websocket_path settings_loader
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Tokens and what is left of them, and of the mint budget, outlive a restart: they are kept in .state.
 .PHONY: run
 run: $(VENV)/.run ## Serve on 127.0.0.1:8080; without MOBULA_API_KEY, a demo on the sandbox
-	@exec $(BIN)/mobula-proxy serve --demo $(ARGS)
+	@MOBULA_PROXY__STATE_DIR=$${MOBULA_PROXY__STATE_DIR-.state} exec $(BIN)/mobula-proxy serve --demo $(ARGS)
 
 .PHONY: test
 test: lint types imports ## Run the linters, the type checker and all tests

@@ -38,6 +38,7 @@ from proxy.settings.values import (
 )
 
 __all__ = [
+    "MEMORY",
     "Address",
     "AdminSettings",
     "ApiKeySettings",

@@ -14,7 +14,7 @@ import uvloop
 from msgspec.structs import replace
 
 from proxy.app import App, StartError
-from proxy.config import Address, Settings
+from proxy.config import MEMORY, Address, Settings
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.model import Secret
 from proxy.traffic.binding import BindError
@@ -87,7 +87,9 @@ async def serve_demo(settings: Settings, key: str) -> int:
             name: replace(each, url=sandbox.url, ca_file=None)
             for name, each in settings.upstreams.items()
         }
-        settings = replace(settings, upstreams=upstreams)
+        # What the sandbox minted it forgets when it ends, and so should we.
+        store = replace(settings.store, url=MEMORY)
+        settings = replace(settings, upstreams=upstreams, store=store)
         async with App(settings, source=source, key=source.read()) as app:
             sys.stdout.write(_demo_text(app, sandbox.url))
             sys.stdout.flush()

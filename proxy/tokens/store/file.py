@@ -7,8 +7,10 @@ import contextlib
 import fcntl
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from proxy.tokens.store.base import StoreError, StoreRefused
@@ -19,6 +21,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 BESIDE = ("-wal", "-shm")
 LOCK_EVERY = 0.01
 """Seconds between two attempts to get the lock."""
+_MACOS_BOOT = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Identity = tuple[int, int]
@@ -33,14 +36,20 @@ def identity(path: Path) -> Identity | None:
     return status.st_dev, status.st_ino
 
 
+@cache
 def boot(source: Path = BOOT_ID) -> str:
     """Return what tells this start of the machine, and so its steady clock, from all others."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return source.read_text().strip()
-    except FileNotFoundError:
-        raise StoreRefused(
-            f"a SQLite store needs Linux, since {source} is missing: use memory or Redis here"
-        ) from None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(  # noqa: S603 - a command of the system, by its path
+            _MACOS_BOOT, capture_output=True, check=True, timeout=5, text=True
+        )
+        return told.stdout.strip()
+    raise StoreRefused(
+        "a SQLite store needs Linux or macOS, which tell one start of the machine from another: "
+        "use memory or Redis here"
+    )
 
 
 @contextlib.contextmanager
