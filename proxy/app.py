@@ -27,7 +27,7 @@ from proxy.tokens.model import PoolSnapshot, Secret
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Store, StoreRefused
-from proxy.tokens.store.choose import make_store
+from proxy.tokens.store.choose import make_seal, make_store
 from proxy.traffic.binding import listen
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
@@ -143,11 +143,10 @@ class App:
         """Return how the store is sealed: by the store's secret, or else by the static key."""
         if self._settings.store.url.in_memory:
             return lambda _: None
-        from proxy.tokens.store.seal import Seal  # noqa: PLC0415 - nothing is sealed in memory
 
-        def seal(key: StaticKey | None) -> Seal | None:
+        def seal(key: StaticKey | None) -> "Seal | None":
             by = secret or (key.secret if key else None)
-            return Seal(by) if by else None
+            return make_seal(by) if by else None
 
         return seal
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.config import Settings, StoreUrl
 from proxy.ops.client import FAILED, OK, complain
@@ -28,8 +28,10 @@ from proxy.tokens.mobula import (
 )
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing
 from proxy.tokens.store.base import Ending, Order, Permit, Shelved, Store, StoreError, Wait
-from proxy.tokens.store.choose import make_store
-from proxy.tokens.store.seal import Seal
+from proxy.tokens.store.choose import make_seal, make_store
+
+if TYPE_CHECKING:
+    from proxy.tokens.store.seal import Seal
 
 INTERRUPTED = Ending(unclear=True, fault="the command that made it was interrupted")
 STANDINGS = {
@@ -54,7 +56,7 @@ class Desk:
 
     mobula: MobulaClient
     key: StaticKey
-    seal: Seal
+    seal: "Seal"
     store: Store | None
 
     async def shelf(self) -> dict[str, Shelved]:
@@ -104,7 +106,7 @@ async def at_desk(
     A store in a file that is not there yet is no store, unless the work `begins_store`: the file
     would belong to whoever looked for it first.
     """
-    seal = Seal(secret or key.secret)
+    seal = make_seal(secret or key.secret)
     first = next(iter(settings.upstreams.values()))
     wanted = begins_store or _is_there(settings.store.url)
     try:
@@ -125,7 +127,7 @@ def _is_there(url: StoreUrl) -> bool:
 
 
 @asynccontextmanager
-async def _opened(url: StoreUrl, seal: Seal | None) -> AsyncIterator[Store | None]:
+async def _opened(url: StoreUrl, seal: "Seal | None") -> AsyncIterator[Store | None]:
     if url.in_memory or seal is None:
         yield None
         return

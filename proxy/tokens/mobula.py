@@ -18,8 +18,8 @@ from enum import Enum
 from typing import Any, Self
 
 import aiohttp
-import jwt
 
+from proxy.tokens.claims import claims_of
 from proxy.tokens.clock import steady
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
 
@@ -345,11 +345,7 @@ def _read_token(
 
 def _expiry(value: str, text: Any) -> float:
     """Return when a token expires, in Mobula's epoch seconds; the JWT's `exp` is trusted first."""
-    try:
-        claims = jwt.decode(value, options={"verify_signature": False})
-        exp = claims.get("exp")
-    except jwt.PyJWTError:
-        exp = None
+    exp = claims_of(value).get("exp")
     if isinstance(exp, int | float) and exp is not True and 0 < exp < LATEST_EXPIRY:
         return float(exp)
     with suppress(ValueError):

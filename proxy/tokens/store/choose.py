@@ -1,12 +1,20 @@
-"""Which store a URL names. Only a store that is used is imported: Redis is an extra."""
+"""Which store a URL names, and its seal. Only what is used is imported: it takes memory.
+
+Redis is an extra besides.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy.config import StoreUrl
 from proxy.tokens.clock import steady
+from proxy.tokens.model import Secret
 from proxy.tokens.store.base import Store
 from proxy.tokens.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from proxy.tokens.store.seal import Seal
 
 
 def make_store(url: StoreUrl, shelf: str, clock: Callable[[], float] = steady) -> Store:
@@ -24,3 +32,10 @@ def make_store(url: StoreUrl, shelf: str, clock: Callable[[], float] = steady) -
     from proxy.tokens.store.redis import RedisStore  # noqa: PLC0415 - an extra
 
     return RedisStore(url.reveal(), shelf)
+
+
+def make_seal(secret: Secret) -> "Seal":
+    """Return the seal of those who share this secret."""
+    from proxy.tokens.store.seal import Seal  # noqa: PLC0415 - nothing is sealed in memory
+
+    return Seal(secret)
