@@ -9,6 +9,7 @@ was written before that cannot be dated any more, so the shelf then begins a new
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ CREATE = (
     "COMMIT",
 )
 UNREADABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+HOPELESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""What waiting does not heal: the path is wrong, or not for us."""
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Book).decode
@@ -218,6 +221,8 @@ def _plain_errors(path: Path) -> Iterator[None]:
     except msgspec.MsgspecError as error:
         raise _unreadable(path, error) from error
     except OSError as error:
+        if error.errno in HOPELESS:
+            raise StoreRefused(f"{error.filename or path}: {error.strerror}") from error
         raise StoreError(f"SQLite: {error}") from error
 
 

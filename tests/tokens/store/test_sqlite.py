@@ -412,10 +412,11 @@ async def test_who_cannot_open_the_file_in_time_gets_an_error(at: Open, path: Pa
     await store.open()
 
 
-async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["file/store.db", "file/folder/store.db"])
+async def test_a_folder_that_can_never_be_made_is_refused(tmp_path: Path, path: str) -> None:
     put(tmp_path / "file", b"")
-    store = SqliteStore(tmp_path / "file" / "store.db", "shelf")
-    with pytest.raises(StoreError, match=f"SQLite: .* '{tmp_path / 'file'}"):
+    store = SqliteStore(tmp_path / path, "shelf")
+    with pytest.raises(StoreRefused, match=f"{tmp_path / 'file'}.*: (Not a directory|File exists)"):
         await store.open()
     await store.close()
 
