@@ -397,3 +397,12 @@ def test_where_nobody_listens_it_says_so_without_a_traceback(scan: SecretScan) -
 async def told(scan: SecretScan, name: str, admin: str, *more: str) -> tuple[int, str, str]:
     """Run `name` against an admin address, while this loop goes on."""
     return await asyncio.to_thread(finished, name, "--admin", admin, *more, scan=scan)
+
+
+def test_a_proxy_without_a_store_does_not_load_what_stores_need() -> None:
+    """Each takes megabytes of every sidecar."""
+    code = (
+        "import sys, proxy.cli; print(*sys.modules.keys() & {'cryptography', 'redis', 'sqlite3'})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
