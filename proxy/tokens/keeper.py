@@ -287,9 +287,9 @@ class Keeper:
             self._pool.mint_refused(permit, self._clock())
             self._fleet.want_news()
         elif permit is None:
-            await self._make_call(request, order, key, shelved=False)
+            await self._make_call(request, order, key, permitted=False)
         else:
-            fault = await self._make_call(request, order, key, shelved=not self._sharing.private)
+            fault = await self._make_call(request, order, key, permitted=True)
             await self._sharing.end(permit, self._ending(fault))
         self.changed()
 
@@ -301,7 +301,7 @@ class Keeper:
         return self._pool.reconsider(self._clock())
 
     async def _make_call(
-        self, request: Mint, order: Order, key: StaticKey, *, shelved: bool
+        self, request: Mint, order: Order, key: StaticKey, *, permitted: bool
     ) -> MintFault | None:
         """Make a creation call, take in what it gives, and tell of it; return why it gave none."""
         started = self._clock()
@@ -315,7 +315,7 @@ class Keeper:
         except MintError as error:
             self._pool.mint_failed(request, error.fault, self._clock())
             return self._tell_failure(error.fault)
-        useless = await self._take_in(request, batch, shelved=shelved)
+        useless = await self._take_in(request, batch, permitted=permitted)
         if useless is not None:
             return self._tell_failure(useless)
         self.started = True
@@ -323,15 +323,16 @@ class Keeper:
         self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
         return None
 
-    async def _take_in(self, request: Mint, batch: Batch, *, shelved: bool) -> MintFault | None:
-        """Have the tokens shared, or keep them.
+    async def _take_in(self, request: Mint, batch: Batch, *, permitted: bool) -> MintFault | None:
+        """Have the tokens shared, or keep them: those that are private, or `permitted` by none.
 
         If the store is lost just then, nobody knows whether they are on the shelf. They are taken
         to be, so that none of their requests is granted twice; the next news tells.
         """
+        shelved = permitted and not self._sharing.private
         async with self._fleet.shelf:
-            if shelved:
-                free = {each.id: min(each.left, each.limit) for each in batch.tokens}
+            if permitted:
+                free = {each.id: min(each.left, each.limit) * shelved for each in batch.tokens}
                 await self._sharing.put(batch.tokens, free)
                 self._fleet.follow()
             return self._pool.minted(request, batch.tokens, self._clock(), shelved=shelved)

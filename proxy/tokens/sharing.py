@@ -10,6 +10,7 @@ from proxy.tokens.key import StaticKey
 from proxy.tokens.model import Reach, Stocked, Token
 from proxy.tokens.store.base import (
     RIGHT_SECONDS,
+    SHARER_SECONDS,
     Abandoned,
     Chore,
     Ending,
@@ -32,7 +33,8 @@ PULSE_SECONDS = 1.0
 """How often a process attends."""
 PULSES_A_SECOND = 200
 """How often all of them together attend: the more there are, the less often each."""
-PRIVATE_PULSE_SECONDS = 60.0
+PRIVATE_PULSE_SECONDS = SHARER_SECONDS / 2
+"""How often a process does that shares with nobody: so that its own shelf does not forget it."""
 RETRY_SECONDS = 1.0
 """After how long a store that cannot be reached is tried again."""
 
@@ -227,13 +229,13 @@ class Sharing:
 
         Where it is not known to be done, what was free may be nobody's.
         """
-        if self._seal is None or self._key is None:
+        if self._key is None:
             return
         now = self._clock()
         shelved = [
             Shelved(
                 id=each.id,
-                sealed=self._seal.close(each.id, each.secret),
+                sealed=self._seal.close(each.id, each.secret) if self._seal else b"",
                 key=self._key.fingerprint,
                 age=now - each.minted_at,
                 lives=each.expires_at - now,

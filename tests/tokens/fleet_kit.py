@@ -141,11 +141,12 @@ class Fleet:
         role: Literal["both", "minter", "member"] = "both",
         on_outage: Literal["local", "stop"] = "local",
         secret: Secret | None = None,
+        private: bool = False,
         **settings: Any,
     ) -> Proxy:
         """Start a process; it runs until the test ends, is killed, or leaves."""
         return await self._stack.enter_async_context(
-            self.running(role=role, on_outage=on_outage, secret=secret, **settings)
+            self.running(role=role, on_outage=on_outage, secret=secret, private=private, **settings)
         )
 
     @contextlib.asynccontextmanager
@@ -155,6 +156,7 @@ class Fleet:
         role: Literal["both", "minter", "member"] = "both",
         on_outage: Literal["local", "stop"] = "local",
         secret: Secret | None = None,
+        private: bool = False,
         **settings: Any,
     ) -> AsyncIterator[Proxy]:
         """A process that is killed at the end, unless it has left."""
@@ -163,13 +165,16 @@ class Fleet:
         key = None if role == "member" else keys.read()
         clock = asyncio.get_running_loop().time
 
+        def store(shelf: str) -> MemoryStore:
+            return MemoryStore(clock=clock) if private else Line(self.place, shelf)
+
         def seal(key: StaticKey | None) -> Seal:
             by = secret or (key.secret if key else None)
             assert by is not None
             return Seal(by)
 
         sharing = Sharing(
-            make_store=lambda shelf: Line(self.place, shelf),
+            make_store=store,
             seal_with=seal,
             key=key,
             on_outage=on_outage,
@@ -183,7 +188,7 @@ class Fleet:
             budget=MintBudget(),
             chance=lambda: 0.5,
             tell=told.append,
-            private=False,
+            private=private,
             mints=role != "member",
             takes=role != "minter",
         )

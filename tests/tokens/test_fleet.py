@@ -263,6 +263,12 @@ async def test_each_token_is_inspected_now_and_then_and_by_one_process_only(flee
     assert fleet.report("inspects") == 25
 
 
+async def test_a_process_that_shares_with_nobody_has_its_tokens_inspected_too(fleet: Fleet) -> None:
+    await fleet.proxy(private=True, inspect_every=600.0)
+    await asyncio.sleep(700.0)
+    assert fleet.report("inspects") == 2
+
+
 # Outages
 
 
