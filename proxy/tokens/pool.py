@@ -250,7 +250,9 @@ class TokenPool:
         for each in usable:
             each.whole = not shelved
             if shelved:
-                each.shared, each.free, each.remaining = True, each.remaining, 0
+                joined = self.reach is Reach.JOINED
+                each.shared, each.free = True, each.remaining if joined else 0
+                each.remaining = 0
         self._stock.add(usable)
         if request.generation == self._generation:
             self._retire_older(now)

@@ -27,12 +27,19 @@ async def fleet() -> AsyncIterator[Fleet]:
         yield fleet
 
 
-async def settled(fleet: Fleet, **settings: Any) -> Proxy:
+async def settled(fleet: Fleet, *, limit: int = LIMIT, **settings: Any) -> Proxy:
     """A process whose store is no more new; it stands by for whatever the test is about."""
-    proxy = await fleet.proxy(request_limit=LIMIT, **settings)
+    proxy = await fleet.proxy(request_limit=limit, **settings)
     await proxy.serve()
     await asyncio.sleep(BLIND)
     return proxy
+
+
+async def serve_at(rate: int, proxy: Proxy, seconds: float) -> None:
+    """Serve `rate` requests a second."""
+    for _ in range(round(seconds * 10)):
+        await proxy.serve(rate // 10)
+        await asyncio.sleep(0.1)
 
 
 # Sharing
@@ -319,6 +326,17 @@ async def test_where_outages_stop_all_the_shares_are_spent_and_no_more(fleet: Fl
     served, reason = await proxy.serve_until_dry()
     assert (served, fleet.mints) == (left, before)
     assert "the token store cannot be reached" in reason
+
+
+async def test_an_outage_that_takes_what_was_minted_does_not_keep_a_right_from_use(
+    fleet: Fleet,
+) -> None:
+    proxy = await settled(fleet, limit=100)
+    fleet.sandbox.faults.add(Fault(MINT, method="POST", delay=1.0))
+    while not proxy.keeper.snapshot().minting:
+        await serve_at(100, proxy, 0.1)
+    fleet.place.down = True
+    await serve_at(10, proxy, 120.0)
 
 
 async def test_a_request_waits_for_the_end_of_a_young_outage(fleet: Fleet) -> None:
