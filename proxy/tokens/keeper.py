@@ -281,7 +281,7 @@ class Keeper:
         if request is None:
             return
         order = Order(request.count, self._settings.request_limit, self._settings.expires_in)
-        permit = await self._sharing.permit(order)
+        permit = await self._sharing.permit(order, alone=request.alone)
         self._fleet.follow()
         if isinstance(permit, Wait):
             self._pool.mint_refused(permit, self._clock())
@@ -295,7 +295,7 @@ class Keeper:
 
     async def _reconsidered(self, planned: Mint) -> Mint | None:
         """Look at the shelf first: others may have just made the call, and want more or less."""
-        if self._sharing.private or not self._sharing.joined:
+        if self._sharing.private or planned.alone:
             return planned
         await self._fleet.attend()
         return self._pool.reconsider(self._clock())

@@ -118,6 +118,8 @@ class Mint:
     count: int
     generation: int
     need: Need = field(default=Need.STOCK, compare=False)
+    alone: bool = False
+    """Whether it is the call a minute that is made without the store, while that is not reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ class Pace:
         self.fault: MintFault | None = None
         """Why the last call failed; None since one succeeded."""
         self._budget = budget
+        self._charged = budget
+        """The budget that the last call was charged to, which another may have replaced since."""
         self._chance = chance
         self._failures = 0
         self._retry_at = -math.inf
@@ -45,14 +47,14 @@ class Pace:
 
     def start(self, now: float) -> None:
         """Charge a call that starts now."""
-        self._started_at = now
-        self._budget.start(now)
+        self._started_at, self._charged = now, self._budget
+        self._charged.start(now)
 
     def end(self, now: float, *, sent: bool = True) -> None:
         """Note that the call has ended; one that certainly was not sent is not charged."""
-        self._budget.end(now)
+        self._charged.end(now)
         if not sent:
-            self._budget.refund()
+            self._charged.refund()
 
     def forgive(self) -> None:
         """Forget past failures: a call succeeded, or there is a new reason to try."""

@@ -266,7 +266,7 @@ class TokenPool:
         None if it is not any more, after what `attended` and `stocked` told; it is then not made.
         """
         need = self._need(now)
-        if need is None:
+        if need is None or self.reach is not Reach.JOINED:
             self._end_unmade(now)
         else:
             self._minting = Mint(self._count(now), self._generation, need)
@@ -482,7 +482,8 @@ class TokenPool:
         self._spent_lately.measure(now)
 
     def _start_mint(self, need: Need, now: float) -> Mint:
-        self._minting = Mint(self._count(now), self._generation, need)
+        alone = self.reach is Reach.LOCAL
+        self._minting = Mint(self._count(now), self._generation, need, alone)
         self._pace.start(now)
         return self._minting
 

@@ -292,9 +292,12 @@ class Sharing:
 
     # Minting
 
-    async def permit(self, order: Order) -> Permit | Wait | None:
-        """Ask for leave to make a creation call; None means that our own right gives it."""
-        if self.reach is Reach.LOCAL:
+    async def permit(self, order: Order, *, alone: bool) -> Permit | Wait | None:
+        """Ask for leave to make a creation call; None means that our own right gives it.
+
+        It does so only for a call that is made `alone`, which is counted as one of those.
+        """
+        if alone and self.reach_now() is Reach.LOCAL:
             return None
         try:
             return await self._store.permit(order)

@@ -1,6 +1,7 @@
 """Processes that share a shelf: what each sees of the others, of outages and of crashes."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
@@ -326,6 +327,23 @@ async def test_where_outages_stop_all_the_shares_are_spent_and_no_more(fleet: Fl
     served, reason = await proxy.serve_until_dry()
     assert (served, fleet.mints) == (left, before)
     assert "the token store cannot be reached" in reason
+
+
+async def test_a_right_is_one_call_a_minute_over_outages_that_follow_each_other(
+    fleet: Fleet,
+) -> None:
+    proxy = await settled(fleet, limit=100)
+    fleet.place.down = True
+    with contextlib.suppress(TokenUnavailable):
+        await serve_at(250, proxy, 10.0)
+    fleet.place.down = False
+    await until(lambda: proxy.sharing.joined)
+    await asyncio.sleep(1.0)
+    assert fleet.mints == 3
+    fleet.place.down = True
+    with contextlib.suppress(TokenUnavailable):
+        await serve_at(250, proxy, 10.0)
+    assert fleet.mints == 3
 
 
 async def test_an_outage_that_takes_what_was_minted_does_not_keep_a_right_from_use(

@@ -86,3 +86,16 @@ def test_a_success_forgets_the_failures() -> None:
     call(paced, 50)
     assert not paced.fault
     assert paced.next_at(0.0, 50) == 50
+
+
+def test_a_call_that_ends_under_another_budget_is_taken_off_its_own() -> None:
+    own, other = MintBudget(), MintBudget()
+    paced = Pace(own, lambda: 0.0)
+    for budget in (other, own):
+        paced.use(budget)
+        paced.start(0)
+        paced.end(0)
+    paced.start(1)
+    paced.use(other)
+    paced.end(1, sent=False)
+    assert (own.left(1), other.left(1)) == (4, 4)
