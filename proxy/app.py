@@ -290,9 +290,9 @@ class App:
             return "the first token has not arrived"
         return self._keeper.why_none()
 
-    def rotate(self) -> None:
-        """Have every token replaced and the old ones revoked."""
-        self._keeper.rotate()
+    def rotate(self) -> bool:
+        """Have every token replaced and the old ones revoked; see `Keeper.rotate`."""
+        return self._keeper.rotate()
 
     def quit(self) -> None:
         """Ask for an orderly end; `finish` then goes on."""

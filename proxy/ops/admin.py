@@ -45,7 +45,7 @@ class Operated(Protocol):
 
     def status(self) -> Status: ...
 
-    def rotate(self) -> None: ...
+    def rotate(self) -> bool: ...
 
     def quit(self) -> None: ...
 
@@ -104,8 +104,9 @@ class Admin:
         return _answer(200, {"version": __version__, **asdict(self._proxy.status())})
 
     def _rotate(self) -> web.Response:
-        self._proxy.rotate()
-        return _answer(202, {"rotating": True})
+        if self._proxy.rotate():
+            return _answer(202, {"rotating": True})
+        return _answer(503, {"detail": "the token store cannot be reached, so nothing is rotated"})
 
     def _quit(self) -> web.Response:
         self._proxy.quit()

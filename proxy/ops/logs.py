@@ -88,7 +88,8 @@ class TokenLog:
                     self._log.warning("mint answer partly unreadable", problem=problem)
             case MintFailed(fault, retry_in, covered):
                 say = self._log.warning if covered else self._log.error
-                say("mint failed", reason=fault.detail, retry_in=round(retry_in, 1))
+                rounded = None if retry_in is None else round(retry_in, 1)
+                say("mint failed", reason=fault.detail, retry_in=rounded)
             case Rotated(token_id, reason):
                 self._log.info("token rotated", token_id=token_id, reason=reason.value)
             case Quarantined(token_id, standing):

@@ -17,10 +17,10 @@ class Minted:
 
 @dataclass(frozen=True, slots=True)
 class MintFailed:
-    """One creation call gave no token; the next may start in `retry_in` seconds."""
+    """One creation call gave no token; the next may start in `retry_in` seconds, or none may."""
 
     fault: MintFault
-    retry_in: float
+    retry_in: float | None
     covered: bool
     """Whether a usable token is still in hand."""
 

@@ -109,7 +109,8 @@ class Keeper:
             self._spawn(self._keep()),
             self._spawn(self._watch_key()),
         ]
-        if not self._sharing.private and self._settings.orphans == "revoke":
+        sweeps = self._key is not None and self._settings.orphans == "revoke"
+        if sweeps and not self._sharing.private:
             self._loops.append(self._spawn(self._sweep_always()))
         return self
 
@@ -200,12 +201,15 @@ class Keeper:
         """What may be shown of the static key in use; empty without one."""
         return self._key.fingerprint if self._key else ""
 
-    def rotate(self) -> None:
+    def rotate(self) -> bool:
         """Have every token of all who share them replaced and the old ones revoked.
 
-        No request fails. Without the store this is not done.
+        No request fails. False while the store cannot be reached: it is then not done.
         """
-        self._spawn(self._rotate())
+        joined = self._sharing.joined
+        if joined:
+            self._spawn(self._rotate())
+        return joined
 
     async def _rotate(self) -> None:
         if await self._sharing.rotate():
@@ -351,7 +355,8 @@ class Keeper:
 
     def _tell_failure(self, fault: MintFault) -> MintFault:
         now = self._clock()
-        retry_in = self._pool.next_mint_at(now) - now
+        retry_at = self._pool.next_mint_at(now)
+        retry_in = None if math.isinf(retry_at) else retry_at - now
         self._tell(MintFailed(fault, retry_in, covered=self._pool.usable(now)))
         return fault
 
@@ -385,7 +390,8 @@ class Keeper:
                 if move is not None:
                     self._pool.lost(self._clock(), whole=move.last)
             self._fleet.want_news()
-            self._replace(Reason.KEY_CHANGED)
+            if move is not None or self._sharing.private:
+                self._replace(Reason.KEY_CHANGED)
             self._tell(KeyChanged(found.fingerprint))
 
     # What the fleet asks

@@ -156,13 +156,29 @@ class Sharing:
         """Go on with another static key; None if that leads to no other shelf."""
         self._key = key
         seal = self._seal_with(key)
-        if seal is None or self._seal is None or seal.shelf == self._seal.shelf:
+        if seal is None or self._seal is None:
+            return None
+        if seal.shelf == self._seal.shelf:
+            await self._renew(key)
             return None
         last = await self.leave({})
         await self._store.close()
         self._seal, self._roll = seal, None
         self._store, self._opened = self._make_store(seal.shelf), False
         return Move(last)
+
+    async def _renew(self, key: StaticKey) -> None:
+        """Have tokens replaced that another key minted; once, however many change to this key."""
+        try:
+            shelf = await self._store.load()
+        except StoreError as error:
+            self._lost(error)
+            return
+        current = {
+            each.key for each in shelf if each.generation == self.generation and not each.retired
+        }
+        if current and key.fingerprint not in current:
+            await self.rotate()
 
     async def attend(self, report: Report) -> News | None:
         """Tell how we are and learn how the fleet is; None while the store cannot be reached."""

@@ -250,14 +250,16 @@ class Proxy:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.joined = True
 
     def status(self) -> Status:
         pool = PoolSnapshot((), 0, {}, 0, 0, 0.0, 0, False, 5, 0.0, None)
         store = SharingSnapshot("memory", "joined", "local", 0.0, 1, 0.0)
         return Status(False, False, False, "", 0.0, "", "both", (), 0, pool, store, ())
 
-    def rotate(self) -> None:
+    def rotate(self) -> bool:
         self.asked.append("rotate")
+        return self.joined
 
     def quit(self) -> None:
         self.asked.append("quit")
@@ -335,3 +337,9 @@ async def test_a_failure_of_our_own_answers_500_and_is_logged_with_its_traceback
     (record,) = map(json.loads, scan.output.getvalue().splitlines())
     assert (record["level"], record["event"]) == ("error", "The admin listener failed")
     assert "RuntimeError: broken on purpose" in record["exception"]
+
+
+async def test_a_rotation_that_cannot_be_done_is_not_agreed_to() -> None:
+    proxy = Proxy()
+    proxy.joined = False
+    assert (await called(proxy, "POST", "/rotate", "")).status == 503

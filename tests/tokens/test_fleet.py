@@ -427,3 +427,24 @@ async def test_a_new_static_key_leads_to_another_shelf_without_a_gap(fleet: Flee
         await asyncio.sleep(0.1)
     assert (await one.serve()).id != old
     await until(lambda: old not in fleet.alive())
+
+
+async def test_a_new_static_key_below_a_store_secret_costs_one_creation_call_for_all(
+    fleet: Fleet,
+) -> None:
+    proxies = [await settled(fleet, secret=SECRET) for _ in range(4)]
+    old, before = (await proxies[0].serve()).key, fleet.mints
+    for each in proxies:
+        each.keys.change(NEW_KEY)
+        for _ in range(20):
+            await asyncio.gather(*(every.serve() for every in proxies))
+            await asyncio.sleep(0.5)
+    assert fleet.mints == before + 1
+    assert old not in [(await each.serve()).key for each in proxies]
+
+
+async def test_a_rotation_is_refused_while_the_store_cannot_be_reached(fleet: Fleet) -> None:
+    proxy = await settled(fleet)
+    fleet.place.down = True
+    await asyncio.sleep(2.0)
+    assert not proxy.keeper.rotate()

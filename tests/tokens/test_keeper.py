@@ -347,6 +347,7 @@ async def test_a_failure_while_tokens_are_in_hand_is_told_as_covered(room: Room)
     failed = await room.heard(MintFailed)
     assert failed.fault.kind == "503"
     assert failed.covered
+    assert failed.retry_in is not None
     assert failed.retry_in > 0
     assert room.keeper.lease() is not None
 
