@@ -159,10 +159,18 @@ class Fleet:
     # Inspects that others make, and those made for others
 
     async def ask_others(self, token: Token) -> None:
-        """Have a token inspected by somebody who has the static key."""
-        self._reported[token.id] = token, self._clock() + OTHERS_INSPECT_SECONDS
-        await self._sharing.report(token.id)
-        self.want_news()
+        """Have a token inspected by somebody who has the static key.
+
+        No news is awaited meanwhile: it could be from before, and so acquit the token.
+        """
+        async with self.shelf:
+            asked = await self._sharing.report(token.id)
+            if asked:
+                self._reported[token.id] = token, self._clock() + OTHERS_INSPECT_SECONDS
+        if asked:
+            self.want_news()
+        else:
+            self._household.judge(token, Inspection(Standing.UNKNOWN))
 
     def _hear_of(self, token: Token, until: float, news: News) -> None:
         waiting = token.id in news.roll.reported

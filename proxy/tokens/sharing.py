@@ -280,9 +280,9 @@ class Sharing:
     async def remove(self, token_id: str) -> None:
         await self._done(self._store.remove(token_id))
 
-    async def report(self, token_id: str) -> None:
-        """Ask those who have the static key to inspect a token."""
-        await self._done(self._store.report(token_id))
+    async def report(self, token_id: str) -> bool:
+        """Ask those who have the static key to inspect a token; tell whether they were asked."""
+        return await self._done(self._store.report(token_id))
 
     async def observe(self, token_id: str, remaining: int | None, mine: int) -> None:
         await self._done(self._store.observe(token_id, remaining, mine))

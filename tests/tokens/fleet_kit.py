@@ -43,6 +43,8 @@ class Place:
 
     def __init__(self) -> None:
         self.down = False
+        self.seconds = 0.0
+        """How long answers take to arrive."""
         self._clock = asyncio.get_running_loop().time
         self._shelves: dict[str, Shelf] = {}
 
@@ -65,7 +67,10 @@ class Line(MemoryStore):
     async def _ask(self, question: Callable[[Shelf], T], *, durable: bool = False) -> T:  # noqa: ARG002
         if self._place.down:
             raise StoreError("nobody answers there")
-        return question(self._place.shelf(self._name))
+        answer = question(self._place.shelf(self._name))
+        if self._place.seconds:
+            await asyncio.sleep(self._place.seconds)
+        return answer
 
 
 class Keys(KeySource):

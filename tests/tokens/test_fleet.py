@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import TokenUnavailable
 from proxy.sandbox import Fault
 from proxy.tokens.events import OrphanFound, Quarantined, StoreFound, StoreLost, StrangeShelves
-from proxy.tokens.model import Outcome, Reach, Standing
+from proxy.tokens.model import Lease, Outcome, Reach, Standing
 from tokens.fleet_kit import NEW_KEY, SECRET, Fleet, Proxy, fleet_in_virtual_time, until
 
 pytestmark = pytest.mark.virtual_time
@@ -41,6 +41,13 @@ async def serve_at(rate: int, proxy: Proxy, seconds: float) -> None:
     for _ in range(round(seconds * 10)):
         await proxy.serve(rate // 10)
         await asyncio.sleep(0.1)
+
+
+async def leased(proxy: Proxy) -> Lease:
+    await proxy.serve()
+    lease = proxy.keeper.lease()
+    assert lease is not None
+    return lease
 
 
 # Sharing
@@ -217,6 +224,30 @@ async def test_a_token_that_is_refused_to_a_member_is_inspected_by_the_minter(fl
     member.keeper.refuse(lease, 401)
     assert await member.keeper.verdict(lease.token, 401, 10.0) is Standing.GONE
     assert (await member.serve()).id != bad
+
+
+async def test_news_from_before_a_token_was_refused_does_not_acquit_it(fleet: Fleet) -> None:
+    await fleet.proxy(role="minter", secret=SECRET)
+    member = await fleet.proxy(role="member", secret=SECRET)
+    lease = await leased(member)
+    fleet.sandbox.ledger.revoke(lease.token.id)
+    fleet.place.seconds = 2.0
+    await asyncio.sleep(2.0)
+    member.keeper.refuse(lease, 401)
+    assert await member.keeper.verdict(lease.token, 401, 20.0) is Standing.GONE
+
+
+async def test_a_token_that_nobody_could_be_asked_about_is_not_acquitted(fleet: Fleet) -> None:
+    await fleet.proxy(role="minter", secret=SECRET)
+    member = await fleet.proxy(role="member", secret=SECRET)
+    lease = await leased(member)
+    fleet.sandbox.ledger.revoke(lease.token.id)
+    fleet.place.down = True
+    member.keeper.refuse(lease, 401)
+    assert await member.keeper.verdict(lease.token, 401, 2.0) is Standing.UNKNOWN
+    fleet.place.down = False
+    await asyncio.sleep(2.0)
+    assert (await member.serve()).id != lease.token.id
 
 
 async def test_a_token_that_is_not_to_blame_serves_a_member_again(fleet: Fleet) -> None:
