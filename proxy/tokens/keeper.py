@@ -319,7 +319,7 @@ class Keeper:
         except MintError as error:
             self._pool.mint_failed(request, error.fault, self._clock())
             return self._tell_failure(error.fault)
-        useless = await self._take_in(request, batch, permitted=permitted)
+        useless = await self._take_in(request, batch, key, permitted=permitted)
         if useless is not None:
             return self._tell_failure(useless)
         self.started = True
@@ -327,15 +327,18 @@ class Keeper:
         self._tell(Minted(len(batch.tokens), request.need, seconds, batch.unreadable))
         return None
 
-    async def _take_in(self, request: Mint, batch: Batch, *, permitted: bool) -> MintFault | None:
-        """Have the tokens shared, or keep them: those that are private, or `permitted` by none.
+    async def _take_in(
+        self, request: Mint, batch: Batch, key: StaticKey, *, permitted: bool
+    ) -> MintFault | None:
+        """Have the tokens shared, or keep them: those that are private, `permitted` by no store,
+        or of a static key that has been changed since.
 
         If the store is lost just then, nobody knows whether they are on the shelf. They are taken
         to be, so that none of their requests is granted twice; the next news tells.
         """
-        shelved = permitted and not self._sharing.private
+        shelved = permitted and not self._sharing.private and key is self._key
         async with self._fleet.shelf:
-            if permitted:
+            if shelved or self._sharing.private:
                 free = {each.id: min(each.left, each.limit) * shelved for each in batch.tokens}
                 await self._sharing.put(batch.tokens, free)
                 self._fleet.follow()
@@ -387,6 +390,7 @@ class Keeper:
             self.known_keys.add(found)
             async with self._fleet.shelf:
                 move = await self._sharing.rekey(found)
+                self._fleet.follow()
                 if move is not None:
                     self._pool.lost(self._clock(), whole=move.last)
             self._fleet.want_news()

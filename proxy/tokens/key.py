@@ -56,8 +56,13 @@ def parse_key(text: str, source: str) -> StaticKey:
             f"The static key from {source} is a short-lived token (a JWT), which cannot mint "
             "tokens. Give the long-lived API key from Mobula's dashboard."
         )
-    digest = hashlib.sha256(value.encode()).hexdigest()
-    return StaticKey(Secret(value), digest[:8])
+    secret = Secret(value)
+    return StaticKey(secret, fingerprint(secret))
+
+
+def fingerprint(key: Secret) -> str:
+    """Return what may be shown of a static key."""
+    return hashlib.sha256(key.reveal().encode()).hexdigest()[:8]
 
 
 def parse_store_secret(text: str, source: str) -> Secret:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from proxy.tokens.events import Event, StoreFound, StoreLost, StrangeShelves, Unsealable
-from proxy.tokens.key import StaticKey
+from proxy.tokens.key import StaticKey, fingerprint
 from proxy.tokens.model import Reach, Stocked, Token
 from proxy.tokens.store.base import (
     RIGHT_SECONDS,
@@ -98,6 +98,8 @@ class Sharing:
         self._opened = False
         self._strange = 0
         self._roll: Roll | None = None
+        self._permitted_by = self._store
+        """Where the last call was permitted, which is where it ends."""
         self._right_until = -math.inf
         self._since = clock()
         self._complaint = ""
@@ -165,6 +167,7 @@ class Sharing:
         await self._store.close()
         self._seal, self._roll = seal, None
         self._store, self._opened = self._make_store(seal.shelf), False
+        self.reach, self._right_until, self._since = Reach.CUT, -math.inf, self._clock()
         return Move(last)
 
     async def _renew(self, key: StaticKey) -> None:
@@ -177,7 +180,7 @@ class Sharing:
         current = {
             each.key for each in shelf if each.generation == self.generation and not each.retired
         }
-        if current and key.fingerprint not in current:
+        if key.fingerprint not in current:
             await self.rotate()
 
     async def attend(self, report: Report) -> News | None:
@@ -245,14 +248,12 @@ class Sharing:
 
         Where it is not known to be done, what was free may be nobody's.
         """
-        if self._key is None:
-            return
         now = self._clock()
         shelved = [
             Shelved(
                 id=each.id,
                 sealed=self._seal.close(each.id, each.secret) if self._seal else b"",
-                key=self._key.fingerprint,
+                key=fingerprint(each.key) if each.key else "",
                 age=now - each.minted_at,
                 lives=each.expires_at - now,
                 limit=each.limit,
@@ -315,6 +316,7 @@ class Sharing:
         """
         if alone and self.reach_now() is Reach.LOCAL:
             return None
+        self._permitted_by = self._store
         try:
             return await self._store.permit(order)
         except StoreError as error:
@@ -322,8 +324,8 @@ class Sharing:
             return Wait(RETRY_SECONDS, minting=False)
 
     async def end(self, permit: Permit | None, ending: Ending) -> None:
-        """Say how a call ended that was permitted."""
-        if permit is not None:
+        """Say how a call ended that was permitted; on another shelf by now, nobody is told."""
+        if permit is not None and self._permitted_by is self._store:
             await self._done(self._store.end(permit, ending))
 
     async def abandoned(self) -> list[Abandoned]:

@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import TokenUnavailable
 from proxy.sandbox import Fault
 from proxy.tokens.events import OrphanFound, Quarantined, StoreFound, StoreLost, StrangeShelves
-from proxy.tokens.model import Lease, Outcome, Reach, Standing
+from proxy.tokens.model import Lease, Outcome, Reach, Secret, Standing
 from tokens.fleet_kit import NEW_KEY, SECRET, Fleet, Proxy, fleet_in_virtual_time, until
 
 pytestmark = pytest.mark.virtual_time
@@ -479,3 +479,26 @@ async def test_a_rotation_is_refused_while_the_store_cannot_be_reached(fleet: Fl
     fleet.place.down = True
     await asyncio.sleep(2.0)
     assert not proxy.keeper.rotate()
+
+
+@pytest.mark.parametrize("secret", [SECRET, None], ids=["same shelf", "another shelf"])
+async def test_what_the_old_key_was_minting_when_a_new_one_came_is_replaced_and_revoked(
+    fleet: Fleet, secret: Secret | None
+) -> None:
+    fleet.sandbox.faults.add(Fault(MINT, method="POST", delay=1.0, times=1))
+    one = await fleet.proxy(secret=secret)
+    await asyncio.sleep(0.5)
+    one.keys.change(NEW_KEY)
+    await one.serve()
+    old = fleet.alive()
+    assert len(old) == 25
+    await until(lambda: not old & fleet.alive(), 120.0)
+    await one.serve()
+
+
+async def test_a_right_ends_with_the_key_that_it_was_given_for(fleet: Fleet) -> None:
+    one = await settled(fleet)
+    fleet.place.down = True
+    await until(lambda: one.sharing.reach is Reach.LOCAL)
+    one.keys.change(NEW_KEY)
+    await until(lambda: one.sharing.reach is Reach.CUT)
