@@ -231,8 +231,8 @@ async def test_news_from_before_a_token_was_refused_does_not_acquit_it(fleet: Fl
     member = await fleet.proxy(role="member", secret=SECRET)
     lease = await leased(member)
     fleet.sandbox.ledger.revoke(lease.token.id)
-    fleet.place.seconds = 2.0
-    await asyncio.sleep(2.0)
+    fleet.place.seconds = 1.0
+    await asyncio.sleep(1.0)
     member.keeper.refuse(lease, 401)
     assert await member.keeper.verdict(lease.token, 401, 20.0) is Standing.GONE
 

@@ -11,7 +11,9 @@ was last written: all of what is in it has had its time then.
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from proxy.settings.redis_url import RedisUrl
 from proxy.tokens.budget import CALLS, WINDOW
@@ -33,6 +35,7 @@ from proxy.tokens.store.base import (
     Report,
     Roll,
     Shelved,
+    StoreError,
     StoreRefused,
     Task,
     Wait,
@@ -45,6 +48,8 @@ KEEP_SECONDS = 25 * 3600.0
 """Longer than anything on a shelf lives: a token lives 24 h at most."""
 ENROL_SECONDS = 3600.0
 """How often a process that lives tells that its shelf is in use."""
+
+T = TypeVar("T")
 
 _MICROS = 1_000_000
 _FOREVER_SECONDS = 10 * 365 * 86400.0
@@ -72,6 +77,12 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.call('ZCARD', KEYS[1]) - 1
 """
+
+_Row = tuple[bytes, bytes, bytes, int, int, int, int, int, int, int]
+_News = tuple[
+    bytes, int, int, int, int, list[bytes], list[bytes], int, int, int, int, bytes, int, int
+]
+_UNREADABLE = (msgspec.ValidationError, ValueError, OverflowError)
 
 
 def no_skew() -> float:
@@ -101,7 +112,7 @@ class RedisStore:
         return f"<RedisStore at {self.place}>"
 
     async def open(self) -> int:
-        await self._call("enter")
+        await self._call(_anything, "enter")
         return await self._enrol()
 
     async def close(self) -> None:
@@ -110,55 +121,53 @@ class RedisStore:
     async def attend(self, report: Report) -> Roll:
         if self._now() >= self._enrol_at:
             await self._enrol()
-        answer = await self._call(
+        return await self._call(
+            lambda answer: _roll(answer, report),
             "attend",
             round(report.rate * _MICROS),
             int(report.wants_right),
             _micros(report.inspect_every),
             *report.holds,
         )
-        return _roll(answer, report)
 
     async def load(self) -> list[Shelved]:
-        return [_shelved(row) for row in await self._call("load")]
+        return await self._call(lambda rows: [_shelved(row) for row in _list(rows)], "load")
 
     async def add(self, tokens: Sequence[Shelved]) -> None:
-        await self._call("add", *(value for token in tokens for value in _written(token)))
+        await self._call(
+            _anything, "add", *(value for token in tokens for value in _written(token))
+        )
 
     async def grant(self, token_id: str, count: int) -> Granted:
-        return Granted(*await self._call("grant", token_id, count))
+        return await self._call(_granted, "grant", token_id, count)
 
     async def give_back(self, token_id: str, count: int) -> None:
-        await self._call("give_back", token_id, count)
+        await self._call(_anything, "give_back", token_id, count)
 
     async def retire(self, token_id: str) -> None:
-        await self._call("retire", token_id)
+        await self._call(_anything, "retire", token_id)
 
     async def remove(self, token_id: str) -> None:
-        await self._call("remove", token_id)
+        await self._call(_anything, "remove", token_id)
 
     async def report(self, token_id: str) -> None:
-        await self._call("report", token_id)
+        await self._call(_anything, "report", token_id)
 
     async def observe(self, token_id: str, remaining: int | None, mine: int) -> None:
         left = "unknown" if remaining is None else remaining - mine
-        await self._call("observe", token_id, left)
+        await self._call(_anything, "observe", token_id, left)
 
     async def chore(self, inspect_every: float) -> Chore | None:
-        answer = await self._call("chore", _micros(inspect_every))
-        if answer is None:
-            return None
-        is_revoke, token = answer
-        return Chore(Task.REVOKE if is_revoke else Task.INSPECT, _shelved(token))
+        return await self._call(_chore, "chore", _micros(inspect_every))
 
     async def permit(self, order: Order) -> Permit | Wait:
-        number, *wait = await self._call(
-            "permit", order.count, order.limit, _micros(order.lifetime)
+        return await self._call(
+            _permit, "permit", order.count, order.limit, _micros(order.lifetime)
         )
-        return Wait(_seconds(wait[0]), minting=bool(wait[1])) if wait else Permit(number)
 
     async def end(self, permit: Permit, ending: Ending) -> None:
         await self._call(
+            _anything,
             "end",
             permit.number,
             int(ending.sent),
@@ -168,36 +177,40 @@ class RedisStore:
         )
 
     async def abandoned(self) -> list[Abandoned]:
-        rows = await self._call("abandoned")
-        calls = [
-            Abandoned(number, Order(count, limit, _seconds(lifetime)), _seconds(ago))
-            for number, count, limit, lifetime, ago in rows
-        ]
+        calls = await self._call(_abandoned, "abandoned")
         return sorted(calls, key=lambda call: call.ago, reverse=True)
 
     async def settle_abandoned(self, number: int) -> None:
-        await self._call("settle_abandoned", number)
+        await self._call(_anything, "settle_abandoned", number)
 
     async def rotate(self) -> int:
-        generation: int = await self._call("rotate")
-        return generation
+        return await self._call(_number, "rotate")
 
     async def leave(self, shares: Mapping[str, int]) -> bool:
-        return bool(await self._call("leave", *(part for pair in shares.items() for part in pair)))
+        parts = (part for pair in shares.items() for part in pair)
+        return bool(await self._call(_number, "leave", *parts))
 
     async def _enrol(self) -> int:
-        others: int = await self._client.run(
-            self._enrol_script, [_REGISTRY], [self._shelf, round(KEEP_SECONDS * 1000)]
-        )
+        arguments = [self._shelf, round(KEEP_SECONDS * 1000)]
+        others = await self._run(_number, self._enrol_script, [_REGISTRY], arguments)
         self._enrol_at = self._now() + ENROL_SECONDS
         return others
 
     def _now(self) -> float:
         return steady() + self._skew()
 
-    async def _call(self, operation: str, *arguments: object) -> Any:
+    async def _call(self, read: Callable[[Any], T], operation: str, *arguments: object) -> T:
         head = (operation, self._me, _micros(self._skew()), uuid.uuid4().hex)
-        return await self._client.run(self._script, self._keys, [*head, *arguments])
+        return await self._run(read, self._script, self._keys, [*head, *arguments])
+
+    async def _run(
+        self, read: Callable[[Any], T], script: "Script", keys: Sequence[str], args: list[object]
+    ) -> T:
+        """Run a script and read its answer, which may come from anything at that address."""
+        try:
+            return read(await self._client.run(script, keys, args))
+        except _UNREADABLE as error:
+            raise StoreError("the store gave an answer that cannot be read") from error
 
 
 def _prepared(url: RedisUrl) -> "tuple[RedisClient, Script, Script]":
@@ -236,9 +249,52 @@ def _written(token: Shelved) -> Iterable[object]:
     yield from (token.limit, token.free, token.generation, int(token.revocable))
 
 
-def _shelved(row: Sequence[Any]) -> Shelved:
+# Reading answers; each raises one of _UNREADABLE.
+
+
+def _anything(_: Any) -> None:
+    pass
+
+
+def _number(answer: Any) -> int:
+    return msgspec.convert(answer, int)
+
+
+def _list(answer: Any) -> list[Any]:
+    return msgspec.convert(answer, list[Any])
+
+
+def _granted(answer: Any) -> Granted:
+    return Granted(*msgspec.convert(answer, tuple[int, int]))
+
+
+def _chore(answer: Any) -> Chore | None:
+    if answer is None:
+        return None
+    is_revoke, token = msgspec.convert(answer, tuple[int, list[Any]])
+    return Chore(Task.REVOKE if is_revoke else Task.INSPECT, _shelved(token))
+
+
+def _permit(answer: Any) -> Permit | Wait:
+    if len(_list(answer)) == 1:
+        return Permit(*msgspec.convert(answer, tuple[int]))
+    _, micros, minting = msgspec.convert(answer, tuple[int, int, int])
+    return Wait(_seconds(micros), minting=bool(minting))
+
+
+def _abandoned(answer: Any) -> list[Abandoned]:
+    rows = msgspec.convert(answer, list[tuple[int, int, int, int, int]])
+    return [
+        Abandoned(number, Order(count, limit, _seconds(lifetime)), _seconds(ago))
+        for number, count, limit, lifetime, ago in rows
+    ]
+
+
+def _shelved(row: Any) -> Shelved:
     """Return a token as `seen` of `shelf.lua` gives it."""
-    token_id, sealed, key, age, lives, limit, free, generation, revocable, retired = row
+    token_id, sealed, key, age, lives, limit, free, generation, revocable, retired = (
+        msgspec.convert(row, _Row)
+    )
     return Shelved(
         id=_text(token_id),
         sealed=sealed,
@@ -253,8 +309,9 @@ def _shelved(row: Sequence[Any]) -> Shelved:
     )
 
 
-def _roll(answer: Sequence[Any], report: Report) -> Roll:
-    epoch, generation, version, sharers, rate, free, reported, *minting = answer
+def _roll(answer: Any, report: Report) -> Roll:
+    news = msgspec.convert(answer, _News)
+    epoch, generation, version, sharers, rate, free, reported, *minting = news
     permits, wait, runs, blind, fault, right, chores = minting
     return Roll(
         epoch=_text(epoch),

@@ -288,6 +288,20 @@ async def test_a_refusal_is_told_in_plain_words(far: Far, said: str, text: str) 
     await store.close()
 
 
+@pytest.mark.parametrize(
+    "said", [b":1", b":x", b"+OK", b"$-1", b"*1\r\n$1\r\n\xff", b"*2\r\n:1\r\n$1\r\n2"]
+)
+async def test_an_answer_that_is_not_our_scripts_is_an_outage(far: Far, said: bytes) -> None:
+    store = RedisStore(f"redis://{far.authority}", "shelf")
+    for question in (store.grant("t", 1), store.permit(ORDER), store.load(), store.abandoned()):
+        call = asyncio.create_task(refusal(question))
+        wire = await far.wire()
+        await wire.some()
+        wire.send(said + b"\r\n")
+        assert await call == "the store gave an answer that cannot be read"
+        await store.close()
+
+
 async def test_the_end_of_a_store_that_cannot_be_reached_is_quiet(server: RedisServer) -> None:
     async with opened(server.url):
         server.kill()
