@@ -233,8 +233,8 @@ class Command:
 
 
 def served_url(record: Mapping[str, Any]) -> str:
-    """The first listener's URL, from the log line that says what is served."""
-    return "http://" + str(record["listeners"][0]).split()[1]
+    """The first listener's URL, from the log line that says what is served; empty without one."""
+    return next(("http://" + str(each).split()[1] for each in record["listeners"]), "")
 
 
 @contextlib.contextmanager
