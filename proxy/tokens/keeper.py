@@ -214,8 +214,6 @@ class Keeper:
     async def _rotate(self) -> None:
         if await self._sharing.rotate():
             self._fleet.want_news()
-            if self._sharing.private:
-                self._replace(Reason.REQUESTED)
 
     def _replace(self, reason: Reason) -> None:
         self._pool.replace(reason, self._clock())
