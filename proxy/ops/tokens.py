@@ -256,10 +256,9 @@ def _refusal(wait: Wait) -> str:
 
 
 def _ending(fault: MintFault) -> Ending:
-    certain = fault.kind.startswith("4") or fault.kind == "redirect"
     return Ending(
         sent=fault.sent,
-        unclear=fault.sent and not certain,
+        unclear=fault.unclear,
         closed_for=fault.retry_after or 0.0,
         fault=fault.detail,
     )

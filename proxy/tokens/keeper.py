@@ -51,8 +51,6 @@ CLOSED_SECONDS = 15.0
 """For how long all processes let creation calls be after one has failed, at the most."""
 RETRY_AFTER_OTHERS = 5
 """Seconds after which a client may ask again when it is not for us to mint."""
-UNCLEAR = frozenset({"timeout", "broken", "unreadable", "useless"})
-"""Faults of creation calls that may have made tokens all the same."""
 
 
 class Keeper:
@@ -349,7 +347,7 @@ class Keeper:
         closed = self._pool.next_mint_at(now) - now if fault.sent else 0.0
         return Ending(
             sent=fault.sent,
-            unclear=fault.kind in UNCLEAR,
+            unclear=fault.unclear,
             closed_for=0.0 if self._sharing.private else min(closed, CLOSED_SECONDS),
             fault=fault.detail,
         )

@@ -201,6 +201,11 @@ class MintFault:
     fatal: bool = False
     retry_after: float | None = None
 
+    @property
+    def unclear(self) -> bool:
+        """Whether it may have made tokens all the same: a gateway may fail after Mobula did not."""
+        return self.sent and not self.kind.startswith("4") and self.kind != "redirect"
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSnapshot:

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from proxy.tokens.model import Lease, Revoke, Secret
+from proxy.tokens.model import Lease, MintFault, Revoke, Secret
 from tokens.kit import token
 
 VALUE = "eyJ-the-value-nobody-may-see"
@@ -85,3 +85,19 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("proxy.tokens.model.hmac.compare_digest", compare)
     assert Secret("a") == Secret("a")
     assert compared == [(b"a", b"a")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "unclear"),
+    [
+        (MintFault("504", "the gateway gave up"), True),
+        (MintFault("timeout", "no answer"), True),
+        (MintFault("429", "too many"), False),
+        (MintFault("redirect", "elsewhere"), False),
+        (MintFault("connect", "nobody there", sent=False), False),
+    ],
+)
+def test_a_call_that_mobula_did_not_refuse_may_have_made_tokens(
+    fault: MintFault, unclear: bool
+) -> None:
+    assert fault.unclear is unclear
