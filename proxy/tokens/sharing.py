@@ -208,6 +208,7 @@ class Sharing:
             return None
         asked_at = self._clock()
         shelf = await self._store.load()
+        self._unsealable &= {each.id for each in shelf}
         opened = [(each, self.opened(each, asked_at)) for each in shelf]
         return tuple(
             Stocked(token, each.free, current=not each.retired and each.generation == generation)
