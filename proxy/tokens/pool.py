@@ -340,9 +340,15 @@ class TokenPool:
         self.wants_plan = True
 
     def lost(self, now: float, *, whole: bool = False) -> None:
-        """Note that there is no shelf any more; see `Stock.lose_shelf`."""
+        """Note that there is no shelf any more; see `Stock.lose_shelf`.
+
+        If nobody else has a share of them, tokens that we have none of serve nobody any more.
+        """
         self._forget(now)
         self._stock.lose_shelf(whole=whole)
+        for each in self._stock:
+            if each.whole and not each.left:
+                self._part_with(each, Reason.EXHAUSTED)
         self.wants_plan = True
 
     def attended(self, roll: Roll, now: float) -> None:
@@ -526,9 +532,12 @@ class TokenPool:
         if not older or not any(each.can_serve(now, 1) for each in newer):
             return
         for each in older:
-            self._stock.remove(each, self._replace_reason)
-            self._let_go[each.token.id] = each.token.expires_at
-            self._to_revoke.append(each)
+            self._part_with(each, self._replace_reason)
+
+    def _part_with(self, holding: Holding, reason: Reason) -> None:
+        self._stock.remove(holding, reason)
+        self._let_go[holding.token.id] = holding.token.expires_at
+        self._to_revoke.append(holding)
 
     def _plan_revokes(self, now: float) -> Iterator[Revoke]:
         done = [each for each in self._to_revoke if each.open == 0]

@@ -460,6 +460,18 @@ async def test_a_new_static_key_leads_to_another_shelf_without_a_gap(fleet: Flee
     await until(lambda: old not in fleet.alive())
 
 
+async def test_the_last_to_go_from_a_shelf_to_that_of_a_new_key_revokes_all_that_is_on_it(
+    fleet: Fleet,
+) -> None:
+    one, other = await settled(fleet), await fleet.proxy(request_limit=LIMIT)
+    await other.serve()
+    old = fleet.alive()
+    for each in (one, other):
+        each.keys.change(NEW_KEY)
+        await each.serve()
+    await until(lambda: not old & fleet.alive())
+
+
 async def test_a_new_static_key_below_a_store_secret_costs_one_creation_call_for_all(
     fleet: Fleet,
 ) -> None:
