@@ -228,7 +228,7 @@ class ShutdownSettings(Section, frozen=True, kw_only=True):
     drain: Duration = 20.0
     """How long requests in flight may go on after SIGTERM."""
     revoke: Annotated[float, duration("1ms", "30s")] = 3.0
-    """How long revoking tokens at exit may take; at most 30s."""
+    """How long giving shares back and revoking tokens at exit may take; at most 30s."""
     exit_zero_on_sigterm: bool = False
     """Whether an end by SIGTERM exits with 0 instead of 143."""
 

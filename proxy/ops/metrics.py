@@ -72,7 +72,7 @@ class Metrics:
         )
         self._outages = self._counter("store_outages", "Times the store was lost.")
         self._orphans = self._counter(
-            "orphans", "Tokens that creation calls left behind.", "revoked"
+            "orphans", "Revokes of tokens that creation calls left behind.", "result"
         )
         self._key_changes = self._counter("key_changes", "Changes of the static key.")
         self._per_status: dict[tuple[str, int], Counter] = {}

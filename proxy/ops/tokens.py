@@ -266,7 +266,10 @@ def _ending(fault: MintFault) -> Ending:
 
 async def _end(desk: Desk, permit: Permit | None, ending: Ending) -> None:
     if desk.store and permit:
-        await desk.store.end(permit, ending)
+        try:
+            await desk.store.end(permit, ending)
+        except StoreError as error:
+            sys.stderr.write(f"mobula-proxy: the store counts this call for longer: {error}\n")
 
 
 def _show_batch(batch: Batch, *, as_json: bool) -> int:

@@ -149,7 +149,8 @@ class Fleet:
     async def leave(self) -> bool:
         """Give every share back; tell whether no other process is left, for sure."""
         self._left = True
-        return await self._sharing.leave(self._pool.give_all_back())
+        async with self.shelf:
+            return await self._sharing.leave(self._pool.give_all_back())
 
     async def retire(self, token: Token) -> None:
         """Have others let go of a replaced token, too; to revoke it is then somebody's chore."""
@@ -177,8 +178,11 @@ class Fleet:
         if waiting and self._clock() < until:
             return
         del self._reported[token.id]
-        standing = Standing.ALIVE if token.id in news.roll.free else Standing.GONE
-        self._household.judge(token, Inspection(Standing.UNKNOWN if waiting else standing))
+        if waiting or self._pool.has_off_shelf(token.id):
+            standing = Standing.UNKNOWN
+        else:
+            standing = Standing.ALIVE if token.id in news.roll.free else Standing.GONE
+        self._household.judge(token, Inspection(standing))
 
     async def tell_others(self, token: Token, answer: Inspection, mine: int) -> None:
         """Share what an inspect said, of a token of which `mine` requests are in hand."""
@@ -195,11 +199,14 @@ class Fleet:
             await self._do(chore)
 
     async def _do(self, chore: Chore) -> None:
+        """Do what can be done with our static key; what needs another is left to those with it."""
+        if not self._sharing.minted(chore.token):
+            return
         if chore.task is Task.INSPECT:
             self._pool.ask(chore.token.id, self._clock())
             return
         token = self._sharing.opened(chore.token, self._clock())
-        if token is not None and token.revocable and token.key is not None:
+        if token is not None and token.revocable:
             self._household.revoke(token)
         else:
             await self._sharing.remove(chore.token.id)

@@ -94,6 +94,7 @@ class Keeper:
         self._wake = asyncio.Event()
         self._waiters = Waiters()
         self._verdicts = Verdicts(clock)
+        self._revokes = asyncio.Semaphore(REVOKES_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
 
@@ -233,22 +234,21 @@ class Keeper:
     async def _let_go(self, revoke: bool) -> None:
         if self._sharing.private and not revoke:
             return
-        turns = asyncio.Semaphore(REVOKES_AT_ONCE)
         under_way = self._tasks.difference(self._loops)
         last = await self._fleet.leave()
         held = self._pool.live_tokens(shared=last)
         if revoke:
-            self._revoke_all(held, turns)
+            self._revoke_all(held)
         await _finish(under_way)
         late = [each for each in self._pool.live_tokens(shared=last) if each not in held]
         if revoke:
-            self._revoke_all(late, turns)
+            self._revoke_all(late)
         await _finish(self._tasks.difference(self._loops))
 
-    def _revoke_all(self, tokens: Iterable[Token], turns: asyncio.Semaphore) -> None:
+    def _revoke_all(self, tokens: Iterable[Token]) -> None:
         for token in tokens:
             if token.revocable and token.key is not None:
-                self._spawn(self._revoke(token, turns))
+                self._spawn(self._revoke(token))
 
     # Driving the pool
 
@@ -333,11 +333,12 @@ class Keeper:
         to be, so that none of their requests is granted twice; the next news tells.
         """
         shelved = permitted and not self._sharing.private and key is self._key
+        if not shelved and not self._sharing.private:
+            return self._pool.minted(request, batch.tokens, self._clock())
         async with self._fleet.shelf:
-            if shelved or self._sharing.private:
-                free = {each.id: min(each.left, each.limit) * shelved for each in batch.tokens}
-                await self._sharing.put(batch.tokens, free)
-                self._fleet.follow()
+            free = {each.id: min(each.left, each.limit) * shelved for each in batch.tokens}
+            await self._sharing.put(batch.tokens, free)
+            self._fleet.follow()
             return self._pool.minted(request, batch.tokens, self._clock(), shelved=shelved)
 
     def _ending(self, fault: MintFault | None) -> Ending:
@@ -368,8 +369,10 @@ class Keeper:
         self.judge(token, answer)
         await self._fleet.tell_others(token, answer, mine)
 
-    async def _revoke(self, token: Token, turns: asyncio.Semaphore | None = None) -> None:
-        async with turns or asyncio.Semaphore():
+    async def _revoke(self, token: Token) -> None:
+        """Revoke a token, of which nobody is granted anything from now on."""
+        async with self._revokes:
+            await self._sharing.retire(token.id)
             ok = await self._mobula.revoke(token)
         self._tell(Revoked(token.id, ok))
         if ok:

@@ -404,6 +404,11 @@ class TokenPool:
         """Let go of every share that is in hand, and return them by token id."""
         return self._stock.give_all_back()
 
+    def has_off_shelf(self, token_id: str) -> bool:
+        """Tell whether a token is in hand of which the fleet's shelf knows nothing."""
+        holding = self._stock.find(token_id)
+        return holding is not None and not holding.shared
+
     def in_hand(self, token_id: str) -> int:
         """Return what of a token this process may still send, what is under way included."""
         holding = self._stock.find(token_id)

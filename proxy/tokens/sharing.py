@@ -97,12 +97,16 @@ class Sharing:
         self._clock = clock
         self._opened = False
         self._strange = 0
+        self._warns = True
+        """Whether other shelves beside an empty one are a surprise: not after a change of key."""
         self._roll: Roll | None = None
         self._permitted_by = self._store
         """Where the last call was permitted, which is where it ends."""
         self._right_until = -math.inf
         self._since = clock()
         self._complaint = ""
+        self._told = Reach.JOINED
+        """What the last event told of the reach."""
         self._unsealable: set[str] = set()
 
     def __repr__(self) -> str:
@@ -111,6 +115,10 @@ class Sharing:
     @property
     def has_key(self) -> bool:
         return self._key is not None
+
+    def minted(self, token: Shelved) -> bool:
+        """Tell whether the static key in use minted it: only that one may inspect and revoke it."""
+        return self._key is not None and token.key == self._key.fingerprint
 
     @property
     def joined(self) -> bool:
@@ -167,6 +175,7 @@ class Sharing:
         await self._store.close()
         self._seal, self._roll = seal, None
         self._store, self._opened = self._make_store(seal.shelf), False
+        self._warns = False
         self.reach, self._right_until, self._since = Reach.CUT, -math.inf, self._clock()
         return Move(last)
 
@@ -196,7 +205,7 @@ class Sharing:
         except StoreError as error:
             self._lost(error)
             return None
-        if before is None and self._strange and not roll.version:
+        if before is None and self._strange and self._warns and not roll.version:
             self._tell(StrangeShelves(self.place, self._strange))
         emptied = before is not None and before.epoch != roll.epoch
         self._found(roll, asked_at, emptied=emptied)
@@ -232,11 +241,10 @@ class Sharing:
                 self._unsealable.add(each.id)
                 self._tell(Unsealable(each.id))
             return None
-        own = self._key is not None and each.key == self._key.fingerprint
         return Token(
             id=each.id,
             secret=secret,
-            key=self._key.secret if own and self._key else None,
+            key=self._key.secret if self._key and self.minted(each) else None,
             minted_at=at - each.age,
             expires_at=at + each.lives,
             limit=each.limit,
@@ -356,6 +364,9 @@ class Sharing:
         """Return whether the store can be reached, and what may be done while it cannot."""
         if self.reach is not Reach.JOINED:
             self.reach = self._reach_alone()
+            if self._complaint and self.reach is not self._told:
+                self._told = self.reach
+                self._tell(StoreLost(self.place, self._complaint, self.reach))
         return self.reach
 
     async def _done(self, call: Awaitable[object]) -> bool:
@@ -370,16 +381,15 @@ class Sharing:
     def _lost(self, error: StoreError) -> None:
         if self.reach is Reach.JOINED:
             self._since = self._clock()
-        self.reach = self._reach_alone()
-        if str(error) != self._complaint:
-            self._complaint = str(error)
-            self._tell(StoreLost(self.place, str(error), self.reach))
+        self.reach, self._complaint = Reach.CUT, str(error)
+        self.reach_now()
 
     def _found(self, roll: Roll, asked_at: float, *, emptied: bool) -> None:
         if self.reach is not Reach.JOINED:
             now = self._clock()
             self._tell(StoreFound(self.place, now - self._since, roll.sharers, emptied))
             self.reach, self._since, self._complaint = Reach.JOINED, now, ""
+            self._told = Reach.JOINED
         self._roll = roll
         self._right_until = asked_at + RIGHT_SECONDS if roll.right else -math.inf
 

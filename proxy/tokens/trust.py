@@ -90,15 +90,18 @@ class Trust:
                 self._doubt_others(holding, serial, now)
 
     def due(self, now: float) -> Iterator[Inspect]:
-        """Yield the inspect to make now, if one is to be made; it is then under way."""
+        """Yield the inspect to make now, if one is to be made; it is then under way.
+
+        Refused tokens come before those that are merely due.
+        """
         if self._inspecting is not None:
             return
-        for each in self._stock:
-            if self._to_inspect.get(each.token.id, math.inf) <= now:
-                self._inspecting = each.token.id
-                del self._to_inspect[each.token.id]
-                yield Inspect(each.token)
-                return
+        due = [each for each in self._stock if self._to_inspect.get(each.token.id, math.inf) <= now]
+        if due:
+            token = next((each for each in due if each.suspect_from is not None), due[0]).token
+            self._inspecting = token.id
+            del self._to_inspect[token.id]
+            yield Inspect(token)
 
     def wakes(self, now: float) -> Iterator[float]:
         """Yield when later inspects are due."""

@@ -43,6 +43,7 @@ class Place:
 
     def __init__(self) -> None:
         self.down = False
+        self.says = "nobody answers there"
         self.seconds = 0.0
         """How long answers take to arrive."""
         self._clock = asyncio.get_running_loop().time
@@ -52,6 +53,10 @@ class Place:
         if name not in self._shelves:
             self._shelves[name] = Shelf(self._clock, lasting=True)
         return self._shelves[name]
+
+    def others(self, name: str) -> int:
+        """Return how many other shelves have tokens."""
+        return sum(1 for other, shelf in self._shelves.items() if other != name and shelf.load())
 
     def empty(self) -> None:
         self._shelves.clear()
@@ -64,9 +69,12 @@ class Line(MemoryStore):
         super().__init__(place.shelf(shelf))
         self._place, self._name = place, shelf
 
+    async def open(self) -> int:
+        return self._place.others(self._name)
+
     async def _ask(self, question: Callable[[Shelf], T], *, durable: bool = False) -> T:  # noqa: ARG002
         if self._place.down:
-            raise StoreError("nobody answers there")
+            raise StoreError(self._place.says)
         answer = question(self._place.shelf(self._name))
         if self._place.seconds:
             await asyncio.sleep(self._place.seconds)

@@ -12,6 +12,7 @@ from proxy.errors import TokenUnavailable
 from proxy.sandbox import Fault
 from proxy.tokens.events import OrphanFound, Quarantined, StoreFound, StoreLost, StrangeShelves
 from proxy.tokens.model import Lease, Outcome, Reach, Secret, Standing
+from proxy.tokens.store.base import RIGHT_SECONDS
 from tokens.fleet_kit import NEW_KEY, SECRET, Fleet, Proxy, fleet_in_virtual_time, until
 
 pytestmark = pytest.mark.virtual_time
@@ -445,7 +446,8 @@ async def test_another_secret_finds_an_empty_shelf_and_is_told(fleet: Fleet) -> 
     await one.serve()
     other = await fleet.proxy()
     await other.serve()
-    assert one.events(StrangeShelves) == other.events(StrangeShelves) == []
+    assert one.events(StrangeShelves) == []
+    assert [each.count for each in other.events(StrangeShelves)] == [1]
     assert fleet.mints == 2
 
 
@@ -514,3 +516,38 @@ async def test_a_right_ends_with_the_key_that_it_was_given_for(fleet: Fleet) -> 
     await until(lambda: one.sharing.reach is Reach.LOCAL)
     one.keys.change(NEW_KEY)
     await until(lambda: one.sharing.reach is Reach.CUT)
+
+
+async def test_a_token_that_an_emptied_store_forgot_is_not_taken_for_gone(fleet: Fleet) -> None:
+    async with fleet.running(role="minter", secret=SECRET):
+        member = await fleet.proxy(role="member", secret=SECRET)
+        lease = await leased(member)
+    fleet.place.empty()
+    await asyncio.sleep(2.0)
+    member.keeper.refuse(lease, 403)
+    assert await member.keeper.verdict(lease.token, 403, 10.0) is Standing.UNKNOWN
+    assert (await member.serve()).id != lease.token.id
+
+
+async def test_an_outage_is_told_once_however_many_ways_it_shows(fleet: Fleet) -> None:
+    proxy = await settled(fleet)
+    fleet.place.down = True
+    for number in range(20):
+        fleet.place.says = f"nobody answers there, attempt {number}"
+        await asyncio.sleep(1.0)
+    assert len(proxy.events(StoreLost)) == 1
+    assert "attempt 19" in proxy.keeper.why_none()
+
+
+async def test_the_end_of_a_right_is_told(fleet: Fleet) -> None:
+    proxy = await settled(fleet)
+    fleet.place.down = True
+    await asyncio.sleep(RIGHT_SECONDS + 5.0)
+    assert [each.reach for each in proxy.events(StoreLost)] == [Reach.LOCAL, Reach.CUT]
+
+
+async def test_a_change_of_key_is_no_strange_shelf(fleet: Fleet) -> None:
+    proxy = await settled(fleet)
+    proxy.keys.change(NEW_KEY)
+    await asyncio.sleep(5.0)
+    assert proxy.events(StrangeShelves) == []

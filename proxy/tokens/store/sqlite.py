@@ -223,7 +223,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in HOPELESS:
             raise StoreRefused(f"{error.filename or path}: {error.strerror}") from error
-        raise StoreError(f"SQLite: {error}") from error
+        raise StoreError(f"SQLite: {error.strerror or 'input or output failed'}") from error
 
 
 def _unreadable(path: Path, error: Exception) -> StoreRefused:
