@@ -3,27 +3,33 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.events import Event
 from proxy.tokens.key import StaticKey
 from proxy.tokens.model import (
     Action,
+    GiveBack,
+    Grant,
     Inspect,
     Inspection,
     Lease,
     Mint,
     MintFault,
     Outcome,
+    Reach,
     Revoke,
     Secret,
     Standing,
+    Stocked,
     Token,
     WakeAt,
 )
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
+from proxy.tokens.store.base import Roll
 from proxy.tokens.store.memory import MemoryStore
 
 KEY = Secret("static-key-of-the-tests")
@@ -35,7 +41,25 @@ FAILED = MintFault("503", "status 503")
 SILENT = MintFault("timeout", "no answer within 5 s")
 FATAL = MintFault("401", "Mobula refused the static key", fatal=True)
 
-Kind = TypeVar("Kind", Mint, Inspect, Revoke, WakeAt)
+QUIET = Roll(
+    epoch="e",
+    generation=0,
+    version=1,
+    sharers=1,
+    rate=0.0,
+    free={},
+    reported=frozenset(),
+    permits=4,
+    next_permit_in=0.0,
+    minting=False,
+    blind=False,
+    fault="",
+    right=False,
+    chores=0,
+)
+"""How a fleet is of which there is nothing to say."""
+
+Kind = TypeVar("Kind", Mint, Inspect, Revoke, Grant, GiveBack, WakeAt)
 
 
 def token(
@@ -80,11 +104,23 @@ class Script:
     """A pool, and the lines that a transcript is written in; times are seconds from 0."""
 
     def __init__(
-        self, *, standby: int = 1, limit: int = LIMIT, chance: Callable[[], float] = lambda: 0.5
+        self,
+        *,
+        standby: int = 1,
+        limit: int = LIMIT,
+        chance: Callable[[], float] = lambda: 0.5,
+        private: bool = True,
+        mints: bool = True,
     ) -> None:
         self.told: list[Event] = []
         self.pool = TokenPool(
-            limit=limit, standby=standby, budget=MintBudget(), chance=chance, tell=self.told.append
+            limit=limit,
+            standby=standby,
+            budget=MintBudget(),
+            chance=chance,
+            tell=self.told.append,
+            private=private,
+            mints=mints,
         )
 
     def __repr__(self) -> str:
@@ -155,6 +191,31 @@ class Script:
         """When the pool wants to be asked again."""
         wakes = only(self.pool.plan(now), WakeAt)
         return min((wake.at for wake in wakes), default=math.inf)
+
+
+class Member(Script):
+    """The same for a pool that shares its tokens; it has joined, and knows an empty shelf."""
+
+    def __init__(self, *, standby: int = 1, limit: int = LIMIT, mints: bool = True) -> None:
+        super().__init__(standby=standby, limit=limit, private=False, mints=mints)
+        self.pool.reached(Reach.JOINED)
+        self.attend(0)
+
+    def attend(self, now: float, *shelf: Stocked, emptied: bool = False, **roll: Any) -> None:
+        """Have the pool hear of the fleet, and of all that is on the shelf."""
+        if emptied:
+            self.pool.lost(now)
+        self.pool.stocked(shelf, now)
+        free = {each.token.id: each.free for each in shelf if each.current}
+        self.pool.attended(replace(QUIET, free=free, **roll), now)
+
+    def grants(self, now: float) -> dict[str, int]:
+        """What the pool asks for now, by token."""
+        return {each.token.id: each.count for each in only(self.pool.plan(now), Grant)}
+
+    def take(self, now: float, name: str, count: int, free: int = 0) -> None:
+        """Have the pool granted a share, which it need not have asked for."""
+        self.pool.granted(name, count, free, now)
 
 
 class World:

@@ -11,24 +11,28 @@ import pytest
 
 from proxy.tokens.events import Drifted, Quarantined, Rotated
 from proxy.tokens.model import (
+    Grant,
     Inspect,
     Inspection,
     Mint,
     MintFault,
     Need,
     Outcome,
+    Reach,
     Reason,
     Revoke,
     Standing,
     Stocked,
     WakeAt,
 )
+from proxy.tokens.store.base import Wait
 from tokens.kit import (
     FAILED,
     FATAL,
     LIMIT,
     REFUSED,
     SILENT,
+    Member,
     Script,
     World,
     most_in_a_minute,
@@ -890,3 +894,287 @@ def test_a_change_of_key_ends_the_slow_retry_after_a_fatal_fault() -> None:
     script.pool.replace(Reason.KEY_CHANGED, 1)
     assert script.pool.fault is None
     assert script.mints(1) == [Mint(2, 1)]
+
+
+# What the fleet shares
+
+
+def shelved(name: str, *, free: int = LIMIT, current: bool = True) -> Stocked:
+    return Stocked(token(name), free, current)
+
+
+def sharing(name: str, left: int, *, free: int = 1000) -> Member:
+    """A pool that has a share of one token."""
+    member = Member(standby=0)
+    member.attend(0, shelved(name, free=left + free))
+    member.take(0, name, left, free)
+    return member
+
+
+def test_a_token_on_the_shelf_serves_once_a_share_of_it_is_granted() -> None:
+    member = Member(standby=0)
+    member.attend(0, shelved("a"))
+    assert member.pool.lease(0) is None
+    assert member.grants(0) == {"a": 500}
+    member.take(1, "a", 500, 4500)
+    assert member.name(1) == "a"
+    assert member.pool.snapshot(1).left == 499
+
+
+def test_a_token_on_the_shelf_counts_as_stock_before_a_share_is_granted() -> None:
+    member = Member(standby=0)
+    member.attend(0, shelved("a"))
+    assert member.mints(0) == []
+    assert member.pool.in_stock
+    assert member.pool.hopeful
+
+
+def test_one_share_is_asked_for_at_a_time_and_again_once_it_was_answered() -> None:
+    member = Member(standby=0)
+    member.attend(0, shelved("a"))
+    assert member.grants(0)
+    member.attend(1, shelved("a"))
+    assert member.grants(1) == {}
+    member.take(2, "a", 0, 3)
+    assert member.grants(2) == {"a": 1}
+
+
+def test_a_share_of_a_token_that_was_let_go_of_meanwhile_is_lost() -> None:
+    member = sharing("a", 1)
+    member.exhaust(1)
+    member.take(2, "a", 10)
+    assert member.pool.lease(2) is None
+
+
+def test_a_share_that_comes_after_the_shelf_was_lost_is_not_spent() -> None:
+    member = sharing("a", 1)
+    member.attend(1, emptied=True)
+    member.take(2, "a", 10)
+    assert member.pool.snapshot(2).left == 1
+
+
+def test_a_token_that_is_no_longer_on_the_shelf_is_let_go_of() -> None:
+    member = sharing("a", 10)
+    member.attend(1)
+    assert member.pool.lease(1) is None
+    assert Quarantined("a", Standing.GONE) in member.told
+
+
+def test_a_token_of_which_all_is_spent_leaves_the_shelf_as_one_used_up() -> None:
+    member = sharing("a", 1, free=0)
+    member.use(1, 1)
+    member.attend(1)
+    assert Quarantined("a", Standing.EXHAUSTED) in member.told
+
+
+def test_a_quarantined_token_does_not_come_back_from_the_shelf() -> None:
+    member = sharing("a", 10)
+    member.exhaust(1)
+    member.attend(2, shelved("a"))
+    assert member.pool.snapshot(2).tokens == ()
+
+
+def test_what_is_minted_for_the_fleet_is_nobodys_until_it_is_granted() -> None:
+    member = Member(standby=0)
+    assert member.pool.minted(member.mint_asked(0), [token("a")], 0, shelved=True) is None
+    assert member.pool.lease(0) is None
+    assert member.grants(0) == {"a": 500}
+
+
+def test_a_rotation_replaces_what_is_on_the_shelf_once_there_is_a_share_of_its_successor() -> None:
+    member = sharing("a", 10)
+    member.pool.replace(Reason.REQUESTED, 1)
+    member.attend(1, shelved("a", current=False), shelved("b"))
+    assert member.name(1) == "a"
+    assert list(member.grants(1)) == ["b"]
+    member.take(2, "b", 5)
+    assert member.name(2) == "b"
+    assert only(member.pool.plan(2), Revoke) == [Revoke(token("a"), shared=True)]
+
+
+def test_while_another_process_mints_this_one_does_not() -> None:
+    member = Member()
+    member.attend(0, minting=True)
+    assert member.mints(0) == []
+    assert member.pool.hopeful
+    member.attend(1)
+    assert member.mints(1) == [Mint(2, 0)]
+
+
+def test_no_more_is_asked_of_the_store_than_it_last_permitted() -> None:
+    member = Member()
+    member.attend(0, permits=0, next_permit_in=7.0)
+    assert member.mints(0) == []
+    assert member.next_wake(0) == 7.0
+    assert member.mints(7) == [Mint(2, 0)]
+
+
+def test_a_call_that_the_store_refuses_is_asked_for_again_when_it_says() -> None:
+    member = Member()
+    member.mint_asked(0)
+    member.pool.mint_refused(Wait(9.0, minting=False), 0)
+    assert not member.pool.minting
+    assert member.next_wake(0) == 9.0
+    assert member.mints(9) == [Mint(2, 0)]
+
+
+def test_a_call_that_the_store_refuses_for_anothers_waits_for_news_of_that() -> None:
+    member = Member()
+    member.mint_asked(0)
+    member.pool.mint_refused(Wait(9.0, minting=True), 0)
+    assert member.mints(9) == []
+    member.attend(9)
+    assert member.mints(9) == [Mint(2, 0)]
+
+
+def test_a_call_that_the_store_refuses_is_not_charged() -> None:
+    member = Member()
+    for second in range(10):
+        member.mint_asked(second)
+        member.pool.mint_refused(Wait(0.0, minting=True), second)
+        member.attend(second)
+    assert member.pool.snapshot(10).permits == 4
+
+
+def test_the_fault_of_anothers_call_is_the_fleets() -> None:
+    member = Member()
+    member.attend(0, fault="status 403")
+    assert member.pool.fault is not None
+    assert (member.pool.fault.detail, member.pool.fault.fatal) == ("status 403", False)
+    member.attend(1)
+    assert member.pool.fault is None
+
+
+def test_a_young_epochs_only_call_asks_for_all_it_can_have() -> None:
+    member = Member()
+    member.attend(0, blind=True)
+    assert member.mints(0) == [Mint(25, 0)]
+
+
+def test_the_stock_must_last_at_the_rate_of_all() -> None:
+    member = sharing("a", 100, free=1000)
+    assert member.mints(0) == []
+    member.attend(1, shelved("a", free=1000), sharers=9, rate=500.0)
+    assert [each.need for each in member.mints(1)] == [Need.DEMAND]
+
+
+def test_a_process_without_a_key_never_mints_and_is_always_hopeful() -> None:
+    member = Member(mints=False)
+    assert member.mints(0) == []
+    assert member.pool.hopeful
+    assert member.pool.snapshot(0).next_mint_in is None
+
+
+# Without the store
+
+
+def test_cut_off_a_process_spends_its_shares_and_asks_for_nothing() -> None:
+    member = sharing("a", 1)
+    member.pool.reached(Reach.CUT)
+    assert member.name(1) == "a"
+    assert member.name(1) is None
+    assert not any(isinstance(each, Grant | Mint) for each in member.pool.plan(1))
+    assert not member.pool.hopeful
+
+
+def test_a_process_that_may_mints_for_itself_once_a_minute_when_its_shares_run_out() -> None:
+    member = sharing("a", 1)
+    member.pool.reached(Reach.LOCAL)
+    assert member.mints(1) == []
+    member.use(1, 1)
+    member.mint(1, token("b", limit=1))
+    assert member.name(1) == "b"
+    assert member.mints(60.9) == []
+    assert member.mints(61) == [Mint(1, 0)]
+
+
+def test_a_grant_whose_answer_was_lost_is_asked_for_again_once_the_store_is_back() -> None:
+    member = Member(standby=0)
+    member.attend(0, shelved("a"))
+    assert member.grants(0)
+    member.pool.reached(Reach.CUT)
+    member.pool.reached(Reach.JOINED)
+    member.attend(1, shelved("a", free=4500))
+    assert member.grants(1) == {"a": 500}
+    assert member.pool.snapshot(1).left == 0
+
+
+def test_what_the_store_has_is_not_relied_on_until_it_is_heard_again() -> None:
+    member = sharing("a", 10)
+    member.pool.reached(Reach.CUT)
+    assert member.pool.snapshot(1).tokens[0].free == 0
+    member.pool.reached(Reach.JOINED)
+    assert member.pool.snapshot(1).tokens[0].free == 0
+    member.attend(2, shelved("a", free=7))
+    assert member.pool.snapshot(2).tokens[0].free == 7
+
+
+def test_half_of_what_was_minted_alone_is_offered_to_the_fleet_once() -> None:
+    member = Member(standby=0)
+    member.pool.reached(Reach.LOCAL)
+    member.mint(0, token("b"))
+    member.use(0, 1000)
+    member.pool.reached(Reach.JOINED)
+    assert member.pool.offer(1) == [(token("b"), 2000)]
+    assert member.pool.snapshot(1).left == 2000
+    assert member.pool.offer(1) == []
+
+
+def test_a_token_that_others_have_a_share_of_is_not_offered() -> None:
+    member = sharing("a", 10)
+    assert member.pool.offer(1) == []
+    member.attend(1, emptied=True)
+    assert member.pool.offer(2) == []
+
+
+def test_what_is_in_hand_of_a_lost_shelf_is_spent_but_not_relied_on() -> None:
+    member = sharing("a", 10)
+    member.attend(1, emptied=True)
+    assert member.name(1) == "a"
+    assert member.mints(1) == [Mint(1, 0)]
+
+
+# What a process tells, and leaves
+
+
+def test_a_process_reports_what_it_has_a_share_of_or_under_way() -> None:
+    member = sharing("a", 1)
+    member.attend(0, shelved("a"), shelved("b"))
+    assert member.pool.report(1).holds == {"a"}
+    lease = member.lease(1)
+    assert member.pool.report(1).holds == {"a"}
+    member.pool.settle(lease, Outcome.USED, 1)
+    assert member.pool.report(1).holds == set()
+
+
+def test_a_process_reports_a_replaced_token_until_its_last_request_has_ended() -> None:
+    member = sharing("a", 1)
+    lease = member.lease(1)
+    member.pool.replace(Reason.REQUESTED, 1)
+    member.attend(1, shelved("a", current=False), shelved("b"))
+    member.take(1, "b", 5)
+    assert member.pool.report(1).holds == {"a", "b"}
+    member.pool.settle(lease, Outcome.USED, 2)
+    member.pool.plan(2)
+    assert member.pool.report(2).holds == {"b"}
+
+
+def test_a_process_reports_its_own_rate() -> None:
+    member = sharing("a", 1000)
+    spend(member, 100, 9, 1)
+    member.attend(9, shelved("a"), rate=1000.0)
+    assert 90 <= member.pool.report(10).rate <= 110
+
+
+def test_who_leaves_gives_back_all_that_is_not_under_way() -> None:
+    member = sharing("a", 10)
+    lease = member.lease(1)
+    assert member.pool.give_all_back() == {"a": 9}
+    assert member.pool.lease(1) is None
+    assert member.pool.give_all_back() == {}
+    member.pool.settle(lease, Outcome.USED, 2)
+    assert member.pool.in_hand("a") == 0
+
+
+def test_what_is_all_ours_is_not_given_back() -> None:
+    assert holding("a").pool.give_all_back() == {}
