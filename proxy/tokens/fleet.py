@@ -106,7 +106,7 @@ class Fleet:
     def _take_in(self, news: News) -> None:
         now = self._clock()
         if news.emptied:
-            self._pool.lost(now)
+            self._pool.lost(now, found=news.shelf or ())
         if news.rotated:
             self._pool.replace(Reason.REQUESTED, now)
         if news.shelf is not None:

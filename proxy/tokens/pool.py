@@ -339,13 +339,13 @@ class TokenPool:
         self._pace.use(self._outage_budget if reach is Reach.LOCAL else self._budget)
         self.wants_plan = True
 
-    def lost(self, now: float, *, whole: bool = False) -> None:
-        """Note that there is no shelf any more; see `Stock.lose_shelf`.
+    def lost(self, now: float, *, whole: bool = False, found: Sequence[Stocked] = ()) -> None:
+        """Note that the shelf is gone, save what was `found`; see `Stock.lose_shelf`.
 
         If nobody else has a share of them, tokens that we have none of serve nobody any more.
         """
         self._forget(now)
-        self._stock.lose_shelf(whole=whole)
+        self._stock.lose_shelf({each.token.id for each in found}, whole=whole)
         for each in self._stock:
             if each.whole and not each.left:
                 self._part_with(each, Reason.EXHAUSTED)

@@ -89,13 +89,14 @@ class Stock:
         for each in self._held:
             each.free = free.get(each.token.id, 0) if each.shared else 0
 
-    def lose_shelf(self, *, whole: bool) -> None:
-        """Note that there is no shelf any more: what is in hand of its tokens is all there is.
+    def lose_shelf(self, found: Collection[str], *, whole: bool) -> None:
+        """Note that the shelf is gone: what is in hand of its tokens is all there is.
 
-        `whole` if nobody else has a share of them. If others have, stock does not rely on them.
+        Those `found` came after it, to the shelf in its place. `whole` if nobody else has a share
+        of the others. If somebody has, stock does not rely on them.
         """
         for each in self._held:
-            if each.shared:
+            if each.shared and each.token.id not in found:
                 each.shared, each.free = False, 0
                 each.whole = each.counts = whole
 

@@ -204,7 +204,7 @@ class Member(Script):
     def attend(self, now: float, *shelf: Stocked, emptied: bool = False, **roll: Any) -> None:
         """Have the pool hear of the fleet, and of all that is on the shelf."""
         if emptied:
-            self.pool.lost(now)
+            self.pool.lost(now, found=shelf)
         self.pool.stocked(shelf, now)
         free = {each.token.id: each.free for each in shelf if each.current}
         self.pool.attended(replace(QUIET, free=free, **roll), now)

@@ -1134,6 +1134,13 @@ def test_what_is_in_hand_of_a_lost_shelf_is_spent_but_not_relied_on() -> None:
     assert member.mints(1) == [Mint(1, 0)]
 
 
+def test_tokens_that_are_on_the_shelf_that_came_in_place_of_a_lost_one_stay_shared() -> None:
+    member = Member(standby=0)
+    member.pool.minted(member.mint_asked(0), [token("a")], 0, shelved=True)
+    member.attend(1, shelved("a"), emptied=True)
+    assert member.grants(1) == {"a": 500}
+
+
 # What a process tells, and leaves
 
 
