@@ -49,6 +49,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._leaps.now
 
+    def leap(self, seconds: float) -> None:
+        """Let time pass in which the loop stands still, as in a machine that is suspended."""
+        self._leaps.now += seconds
+
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
