@@ -101,7 +101,7 @@ class Fleet:
 
     def follow(self) -> None:
         """Have the pool know whether the store can be reached."""
-        self._pool.reached(self._sharing.reach_now())
+        self._pool.reached(self._sharing.contact.check(self._clock()))
 
     def _take_in(self, news: News) -> None:
         now = self._clock()
@@ -117,7 +117,7 @@ class Fleet:
 
     async def _offer(self) -> None:
         """Share what was minted while the store could not be reached."""
-        if self._sharing.private or self._sharing.reach_now() is not Reach.JOINED:
+        if self._sharing.private or self._sharing.contact.check(self._clock()) is not Reach.JOINED:
             return
         offers = self._pool.offer(self._clock())
         if offers:

@@ -205,7 +205,7 @@ class Keeper:
 
         No request fails. False while the store cannot be reached: it is then not done.
         """
-        joined = self._sharing.joined
+        joined = self._sharing.contact.joined
         if joined:
             self._spawn(self._rotate())
         return joined
@@ -443,8 +443,8 @@ class Keeper:
     def why_none(self) -> str:
         """Say why no token can be had."""
         now, fault = self._clock(), self._pool.fault
-        if self._sharing.complaint:
-            return f"the token store cannot be reached: {self._sharing.complaint}"
+        if self._sharing.contact.complaint:
+            return f"the token store cannot be reached: {self._sharing.contact.complaint}"
         if fault is not None:
             return fault.detail
         if not self._pool.hopeful and self._pool.next_mint_at(now) > now:

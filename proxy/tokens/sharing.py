@@ -1,15 +1,14 @@
 """Sharing: this process as one of those that use a store. It seals, opens, and minds outages."""
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from proxy.tokens.events import Event, StoreFound, StoreLost, StrangeShelves, Unsealable
+from proxy.tokens.contact import Contact
+from proxy.tokens.events import Event, StrangeShelves, Unsealable
 from proxy.tokens.key import StaticKey, fingerprint
 from proxy.tokens.model import Reach, Stocked, Token
 from proxy.tokens.store.base import (
-    RIGHT_SECONDS,
     SHARER_SECONDS,
     Abandoned,
     Chore,
@@ -91,7 +90,13 @@ class Sharing:
         self._store = make_store(self._seal.shelf if self._seal else "")
         self.place = self._store.place
         self.private = self._store.private
-        self.reach = Reach.JOINED if self.private else Reach.CUT
+        self.contact = Contact(
+            self.place,
+            private=self.private,
+            mints_alone=on_outage == "local" and key is not None,
+            tell=tell,
+            now=clock(),
+        )
         self._on_outage = on_outage
         self._tell = tell
         self._clock = clock
@@ -102,15 +107,10 @@ class Sharing:
         self._roll: Roll | None = None
         self._permitted_by = self._store
         """Where the last call was permitted, which is where it ends."""
-        self._right_until = -math.inf
-        self._since = clock()
-        self._complaint = ""
-        self._told = Reach.JOINED
-        """What the last event told of the reach."""
         self._unsealable: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Sharing of {self.place}, {self.reach.value}>"
+        return f"<Sharing of {self.place}, {self.contact.reach.value}>"
 
     @property
     def has_key(self) -> bool:
@@ -121,10 +121,6 @@ class Sharing:
         return self._key is not None and token.key == self._key.fingerprint
 
     @property
-    def joined(self) -> bool:
-        return self.reach is Reach.JOINED
-
-    @property
     def generation(self) -> int:
         """The generation of tokens minted now."""
         return self._roll.generation if self._roll else 0
@@ -133,15 +129,15 @@ class Sharing:
         """Return after how many seconds to attend again; `chance`, 0 to 1, spreads it."""
         if self.private:
             return PRIVATE_PULSE_SECONDS
-        sharers = self._roll.sharers if self._roll and self.reach is Reach.JOINED else 1
+        sharers = self._roll.sharers if self._roll and self.contact.joined else 1
         return max(PULSE_SECONDS, sharers / PULSES_A_SECOND) * (0.9 + 0.2 * chance)
 
     def snapshot(self) -> SharingSnapshot:
         return SharingSnapshot(
             place=self.place,
-            reach=self.reach.value,
+            reach=self.contact.reach.value,
             on_outage=self._on_outage,
-            seconds=round(self._clock() - self._since, 3),
+            seconds=round(self._clock() - self.contact.since, 3),
             sharers=self._roll.sharers if self._roll else 1,
             rate=self._roll.rate if self._roll else 0.0,
         )
@@ -176,7 +172,7 @@ class Sharing:
         self._seal, self._roll = seal, None
         self._store, self._opened = self._make_store(seal.shelf), False
         self._warns = False
-        self.reach, self._right_until, self._since = Reach.CUT, -math.inf, self._clock()
+        self.contact.begin_anew(self._clock())
         return Move(last)
 
     async def _renew(self, key: StaticKey) -> None:
@@ -198,7 +194,7 @@ class Sharing:
         try:
             if not self._opened:
                 await self.open()
-            roll = await self._store.attend(replace(report, wants_right=self._would_mint_alone))
+            roll = await self._store.attend(self._wanting(report))
             shelf = None
             if before is None or (before.epoch, before.version) != (roll.epoch, roll.version):
                 shelf = await self._load(roll.generation)
@@ -208,9 +204,13 @@ class Sharing:
         if before is None and self._strange and self._warns and not roll.version:
             self._tell(StrangeShelves(self.place, self._strange))
         emptied = before is not None and before.epoch != roll.epoch
-        self._found(roll, asked_at, emptied=emptied)
+        self._roll = roll
+        self.contact.made(roll, asked_at, self._clock(), emptied=emptied)
         rotated = before is not None and not emptied and before.generation != roll.generation
         return News(roll, emptied, rotated, shelf)
+
+    def _wanting(self, report: Report) -> Report:
+        return replace(report, wants_right=self.contact.mints_alone)
 
     async def _load(self, generation: int) -> tuple[Stocked, ...] | None:
         if self.private:
@@ -323,7 +323,7 @@ class Sharing:
 
         It does so only for a call that is made `alone`, which is counted as one of those.
         """
-        if alone and self.reach_now() is Reach.LOCAL:
+        if alone and self.contact.check(self._clock()) is Reach.LOCAL:
             return None
         self._permitted_by = self._store
         try:
@@ -352,22 +352,8 @@ class Sharing:
     def may_return(self, seconds: float) -> bool:
         """Tell whether an outage is so young that waiting for its end may pay."""
         waits = self._on_outage == "local" or self._roll is None
-        out = self.reach is not Reach.JOINED
-        return out and waits and self._clock() - self._since < seconds
-
-    @property
-    def complaint(self) -> str:
-        """Why the store cannot be reached; empty while it can."""
-        return self._complaint
-
-    def reach_now(self) -> Reach:
-        """Return whether the store can be reached, and what may be done while it cannot."""
-        if self.reach is not Reach.JOINED:
-            self.reach = self._reach_alone()
-            if self._complaint and self.reach is not self._told:
-                self._told = self.reach
-                self._tell(StoreLost(self.place, self._complaint, self.reach))
-        return self.reach
+        young = self._clock() - self.contact.since < seconds
+        return waits and young and not self.contact.joined
 
     async def _done(self, call: Awaitable[object]) -> bool:
         """Wait for a call; tell whether it was answered."""
@@ -379,24 +365,4 @@ class Sharing:
         return True
 
     def _lost(self, error: StoreError) -> None:
-        if self.reach is Reach.JOINED:
-            self._since = self._clock()
-        self.reach, self._complaint = Reach.CUT, str(error)
-        self.reach_now()
-
-    def _found(self, roll: Roll, asked_at: float, *, emptied: bool) -> None:
-        if self.reach is not Reach.JOINED:
-            now = self._clock()
-            self._tell(StoreFound(self.place, now - self._since, roll.sharers, emptied))
-            self.reach, self._since, self._complaint = Reach.JOINED, now, ""
-            self._told = Reach.JOINED
-        self._roll = roll
-        self._right_until = asked_at + RIGHT_SECONDS if roll.right else -math.inf
-
-    def _reach_alone(self) -> Reach:
-        may = self._would_mint_alone and self._clock() < self._right_until
-        return Reach.LOCAL if may else Reach.CUT
-
-    @property
-    def _would_mint_alone(self) -> bool:
-        return self._on_outage == "local" and self._key is not None
+        self.contact.lost(str(error), self._clock())

@@ -26,7 +26,7 @@ async def sweep_always(
         secret = key()
         if secret is not None and (calls := await sharing.abandoned()):
             await _sweep(sharing, mobula, secret, calls, tell)
-        await asyncio.sleep(SWEEP_SECONDS if sharing.joined else SWEEP_AGAIN_SECONDS)
+        await asyncio.sleep(SWEEP_SECONDS if sharing.contact.joined else SWEEP_AGAIN_SECONDS)
 
 
 async def _sweep(

@@ -369,7 +369,7 @@ async def test_a_right_is_one_call_a_minute_over_outages_that_follow_each_other(
     with contextlib.suppress(TokenUnavailable):
         await serve_at(250, proxy, 10.0)
     fleet.place.down = False
-    await until(lambda: proxy.sharing.joined)
+    await until(lambda: proxy.sharing.contact.joined)
     await asyncio.sleep(1.0)
     assert fleet.mints == 3
     fleet.place.down = True
@@ -408,7 +408,7 @@ async def test_what_was_minted_in_an_outage_is_shared_after_it(fleet: Fleet) -> 
     await asyncio.sleep(2.0)
     await alone.serve(alone.left + 1)
     fleet.place.down = False
-    await until(lambda: alone.sharing.joined)
+    await until(lambda: alone.sharing.contact.joined)
     other = await fleet.proxy(request_limit=LIMIT)
     await asyncio.sleep(2.0)
     mine, theirs = alone.keeper.snapshot().tokens, other.keeper.snapshot().tokens
