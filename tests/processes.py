@@ -20,7 +20,6 @@ from proxy.tokens.store.redis import RedisStore
 from proxy.tokens.store.seal import Seal
 
 DATA = "/api/1/market/data?asset=Bitcoin"
-MINT = "/api/2/auth/tokens"
 PATIENCE_SECONDS = 20.0
 STORE_SECRET = "store-secret-of-the-tests-0123456789abcdef"
 WITH_KEY = {"MOBULA_API_KEY": KEY, "MOBULA_STORE_SECRET": STORE_SECRET}
@@ -34,6 +33,7 @@ class Processes:
     """
 
     def __init__(self, sandbox: Sandbox, scan: SecretScan, *settings: str) -> None:
+        scan.add(STORE_SECRET)
         self.urls: list[str] = []
         self.sandbox = sandbox
         self._scan = scan
@@ -63,9 +63,11 @@ class Processes:
             self.urls.append(served.url + DATA)
         return served
 
-    async def start_many(self, count: int) -> list[Served]:
+    async def start_many(
+        self, count: int, *, environ: Mapping[str, str] | None = None
+    ) -> list[Served]:
         """Start some at once; return once each has a token in hand."""
-        started = await asyncio.gather(*(self.start() for _ in range(count)))
+        started = await asyncio.gather(*(self.start(environ=environ) for _ in range(count)))
         await asyncio.gather(*(each.ready() for each in started))
         return started
 

@@ -89,10 +89,14 @@ async def joined(served: Served) -> bool:
 
 
 def assert_all_served(result: Result, requests: int) -> None:
-    """Only on connections to those that were killed may a request have broken, and on each once."""
+    """Only on connections to those that were killed may a request have broken, and on each once.
+
+    None waited for as long as the outage lasted.
+    """
     assert result.misses == []
     assert result.statuses[200] == requests
     assert result.statuses[0] <= KILLED * CONNECTIONS
+    assert max(result.seconds) < OUTAGE_SECONDS
 
 
 def assert_tokens_were_well_used(sandbox: Sandbox) -> None:

