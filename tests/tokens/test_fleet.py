@@ -513,9 +513,9 @@ async def test_what_the_old_key_was_minting_when_a_new_one_came_is_replaced_and_
 async def test_a_right_ends_with_the_key_that_it_was_given_for(fleet: Fleet) -> None:
     one = await settled(fleet)
     fleet.place.down = True
-    await until(lambda: one.sharing.reach is Reach.LOCAL)
+    await until(lambda: one.sharing.contact.reach is Reach.LOCAL)
     one.keys.change(NEW_KEY)
-    await until(lambda: one.sharing.reach is Reach.CUT)
+    await until(lambda: one.sharing.contact.reach is Reach.CUT)
 
 
 async def test_a_token_that_an_emptied_store_forgot_is_not_taken_for_gone(fleet: Fleet) -> None:

@@ -37,7 +37,7 @@ from typing import Protocol
 
 from proxy.tokens.budget import WINDOW
 
-PERMIT_SECONDS = 10.0
+PERMIT_SECONDS = 8.0
 """How long a creation call may take: longer than the client that makes it waits."""
 NUMBER_BITS = 48
 """Size of the random number that an epoch counts its permits from, so that no two epochs meet."""
