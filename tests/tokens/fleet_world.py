@@ -5,7 +5,8 @@ store, whether its answer comes back, and what a creation call gives. Mobula kee
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal, TypeVar, cast
@@ -26,7 +27,16 @@ from proxy.tokens.model import (
 )
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
-from proxy.tokens.store.base import PERMIT_SECONDS, Order, Permit, Report, Roll, StoreError, Wait
+from proxy.tokens.store.base import (
+    PERMIT_SECONDS,
+    RIGHT_SECONDS,
+    Order,
+    Permit,
+    Report,
+    Roll,
+    StoreError,
+    Wait,
+)
 from proxy.tokens.store.member import Member
 from proxy.tokens.store.seal import Seal
 from proxy.tokens.store.shelf import Shelf
@@ -78,11 +88,12 @@ class Question:
 
 @dataclass
 class Epoch:
-    """A shelf, from when the store knows nothing else."""
+    """A shelf, which is all that the store knows."""
 
     shelf: Shelf
-    before: float
-    """For how long there was another one before it."""
+    began_at: float
+    before: float = math.inf
+    """How long the one before it lasted."""
 
 
 @dataclass
@@ -92,10 +103,14 @@ class Leave:
     epoch: Epoch
     right: bool
     blind: bool = False
+    """Whether the epoch was so young that this one call must do for its first minute."""
+    until: float = math.inf
 
 
 @dataclass
 class CreationCall:
+    """One that has begun; `answer` is why it failed, or None."""
+
     leave: Leave
     answer: "asyncio.Future[MintFault | None]"
     arrived_at: float | None = None
@@ -104,7 +119,7 @@ class CreationCall:
 
 @dataclass
 class Account:
-    """What Mobula knows of a token; those who send too many are refused, but here none is."""
+    """What Mobula knows of a token."""
 
     token: Token
     sent: int = 0
@@ -140,8 +155,7 @@ class World:
         """Whether slow ones arrive at once, or when they end."""
         self.silent = False
         """Whether nothing is said of tokens."""
-        self.epoch = Epoch(self._new_shelf(), before=WINDOW * 10)
-        self._began_at = self.now
+        self.epoch = Epoch(self._new_shelf(), self.now)
 
     @property
     def now(self) -> float:
@@ -157,9 +171,6 @@ class World:
     def run(self, seconds: float = MOMENT) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
-
     def leap(self, seconds: float) -> None:
         """Let time pass in which every process stands still; what is on its way arrives."""
         for call in self.under_way():
@@ -168,8 +179,8 @@ class World:
         self.run()
 
     def come_back_empty(self) -> None:
-        self.epoch = Epoch(self._new_shelf(), before=self.now - self._began_at)
-        self._began_at = self.now
+        lasted = self.now - self.epoch.began_at
+        self.epoch = Epoch(self._new_shelf(), self.now, before=lasted)
 
     # Creation calls
 
@@ -177,6 +188,7 @@ class World:
         return [each for each in self.calls if not each.answer.done()]
 
     def starts(self, call: CreationCall) -> None:
+        assert self.now <= call.leave.until, "a right was used that is not valid any more"
         beside = [each for each in self.under_way() if each.leave.epoch is call.leave.epoch]
         assert call.leave.right or all(each.leave.right for each in beside), "two calls at a time"
         self.calls.append(call)
@@ -190,20 +202,15 @@ class World:
         if call.arrived_at is not None:
             return
         call.arrived_at = self.now
-        leave = call.leave
-        call.excused = (
-            leave.epoch is not self.epoch
-            if leave.right
-            else leave.blind and leave.epoch.before < WINDOW + PERMIT_SECONDS
-        )
-        counted = [
-            each
-            for each in self.calls
-            if each.arrived_at is not None
-            and not each.excused
-            and each.arrived_at > self.now - WINDOW + 1e-6
-        ]
-        assert len(counted) <= CALLS, "the mint budget is exceeded"
+        call.excused = self._excuses(call.leave)
+        arrivals = [each.arrived_at for each in self.calls if not each.excused]
+        late = [at for at in arrivals if at is not None and at > self.now - WINDOW + 1e-6]
+        assert len(late) <= CALLS, "the mint budget is exceeded"
+
+    def _excuses(self, leave: Leave) -> bool:
+        if leave.right:
+            return leave.epoch is not self.epoch
+        return leave.blind and leave.epoch.before < WINDOW + PERMIT_SECONDS
 
     def end(self, call: CreationCall, fault: MintFault | None) -> None:
         """End a slow call; one that has arrived was sent."""
@@ -242,9 +249,9 @@ class Line(Member):
     def __init__(self, world: World) -> None:
         super().__init__()
         self.way = Way.OPEN
-        self.permitted: Leave | None = None
-        self.right: Leave | None = None
         self._world = world
+        self._permitted: Leave | None = None
+        self._right: Leave | None = None
 
     async def open(self) -> int:
         if self.way in (Way.CUT, Way.MUTE):
@@ -255,22 +262,26 @@ class Line(Member):
         pass
 
     async def attend(self, report: Report) -> Roll:
+        until = self._world.now + RIGHT_SECONDS
         roll = await super().attend(report)
         epoch = self._world.epoch
         if roll.right and roll.epoch == epoch.shelf.book.epoch:
-            self.right = Leave(epoch, right=True)
+            self._right = Leave(epoch, right=True, until=until)
         return roll
 
     async def permit(self, order: Order) -> Permit | Wait:
-        epoch, permit = await self._ask(lambda shelf: (self._world.epoch, shelf.permit(order)))
+        leave, permit = await self._ask(lambda shelf: (self._leave_now(), shelf.permit(order)))
         if isinstance(permit, Permit):
-            blind = self._world.now < epoch.shelf.book.blind_until
-            self.permitted = Leave(epoch, right=False, blind=blind)
+            self._permitted = leave
         return permit
+
+    def _leave_now(self) -> Leave:
+        epoch, now = self._world.epoch, self._world.now
+        return Leave(epoch, right=False, blind=now < epoch.shelf.book.blind_until)
 
     def leave_to_mint(self) -> Leave:
         """Return by what the creation call is made that starts now."""
-        by, self.permitted = self.permitted or self.right, None
+        by, self._permitted = self._permitted or self._right, None
         assert by is not None, "a creation call was made without leave"
         return by
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.tokens.budget import WINDOW
 from proxy.tokens.model import MintFault, Outcome
-from tokens.fleet_world import LIMIT, Process, Role, Way, World
+from tokens.fleet_world import LIMIT, Account, Process, Role, Way, World
 from tokens.kit import FAILED, FATAL, REFUSED, SILENT
 
 MOST = 4
@@ -89,6 +89,13 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 4.0, 9.0, 16.0, 45.0, 61.0, 61.0, 1800.0, 3700.0]))
     def leap(self, seconds: float) -> None:
         self.world.leap(seconds)
+
+    @precondition(lambda self: self.in_hand())
+    @rule(pick=PICKS, before=st.sampled_from([31.0, 3.5, 0.5, -0.5]))
+    def leap_to_an_end(self, pick: int, before: float) -> None:
+        """To when a token is not leased any more, is about to expire, or just has."""
+        seconds = self.account(pick).token.expires_at - before - self.world.now
+        self.world.leap(max(0.0, seconds))
 
     # Requests
 
@@ -170,17 +177,28 @@ class FleetMachine(RuleBasedStateMachine):
         calls = self.world.under_way()
         self.world.end(calls[pick % len(calls)], fault)
 
-    @precondition(lambda self: self.world.accounts)
+    @precondition(lambda self: self.in_hand())
     @rule(pick=PICKS)
     def a_token_is_revoked(self, pick: int) -> None:
-        accounts = list(self.world.accounts.values())
-        accounts[-1 - pick % len(accounts)].revoked = True
+        self.account(pick).revoked = True
 
-    @precondition(lambda self: self.world.accounts)
-    @rule(pick=PICKS, requests=st.integers(1, LIMIT))
+    @precondition(lambda self: self.in_hand())
+    @rule(pick=PICKS, requests=st.integers(1, LIMIT // 3))
     def mobula_counts_more(self, pick: int, requests: int) -> None:
-        accounts = list(self.world.accounts.values())
-        accounts[-1 - pick % len(accounts)].elsewhere += requests
+        self.account(pick).elsewhere += requests
+
+    def account(self, pick: int) -> Account:
+        """Pick a token that somebody has in hand."""
+        in_hand = self.in_hand()
+        name, _ = in_hand[pick % len(in_hand)]
+        return self.world.accounts[name]
+
+    def in_hand(self) -> list[tuple[str, int]]:
+        return [
+            (each.id, each.left)
+            for process in self.processes
+            for each in process.keeper.snapshot().tokens
+        ]
 
     # What always holds
 
@@ -189,17 +207,13 @@ class FleetMachine(RuleBasedStateMachine):
         self.bury()
 
     @invariant()
-    def no_request_is_two_processes(self) -> None:
-        in_hand = [
-            (each.id, each.left)
-            for process in self.processes
-            for each in process.keeper.snapshot().tokens
-        ]
+    def no_request_is_granted_twice(self) -> None:
+        in_hand = self.in_hand()
         for name, account in self.world.accounts.items():
             entry = self.world.shelf.book.entries.get(name)
             theirs = sum(left for held, left in in_hand if held == name)
             free = entry.free if entry else 0
-            assert account.sent + theirs + free <= account.token.left, "granted twice"
+            assert account.sent + theirs + free <= account.token.left
 
     # What holds once nothing is amiss any more
 
@@ -236,8 +250,8 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 FleetMachine.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
+    max_examples=80,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
