@@ -5,7 +5,6 @@ lines that take their time, requests are leases. `make fleet` prints the table o
 """
 
 import asyncio
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -111,9 +110,10 @@ class Process:
         self._loop = loop
         self._mobula = mobula
         self._rate = rate
-        self._owed = 0.0
+        self._unsent = 0
         self._waiting = False
-        chance = random.Random(seed).random  # noqa: S311 - decides when, and nothing secret
+        self._chance = random.Random(seed)  # noqa: S311 - decides when, and nothing secret
+        self._next_at = WARM_UP + self._chance.expovariate(rate)
         key = StaticKey(Secret("fleet-static-key"), "fleet")
         self.store = CountingStore(shelf, loop.time)
         sharing = Sharing(
@@ -125,7 +125,7 @@ class Process:
             clock=loop.time,
         )
         self.pool = TokenPool(
-            limit=limit, standby=1, budget=MintBudget(), chance=chance, private=False
+            limit=limit, standby=1, budget=MintBudget(), chance=self._chance.random, private=False
         )
         self.keeper = Keeper(
             pool=self.pool,
@@ -136,21 +136,21 @@ class Process:
             settings=TokenSettings(request_limit=limit, expires_in=mobula.lifetime, orphans="keep"),
             tell=lambda _: None,
             clock=loop.time,
-            chance=chance,
+            chance=self._chance.random,
         )
-        self._chance = chance
 
     def tick(self, tasks: asyncio.TaskGroup) -> None:
-        """Send what has come since the last tick: a Poisson stream, roughly."""
-        mean = self._rate * TICK
-        self._owed += max(0.0, mean + math.sqrt(mean) * (self._chance() * 2 - 1) * 1.7)
-        count, self._owed = int(self._owed), self._owed % 1
+        """Send what has come since the last tick, of a Poisson stream."""
+        count, self._unsent = self._unsent, 0
+        while self._next_at <= self._loop.time():
+            self._next_at += self._chance.expovariate(self._rate)
+            count += 1
         left = self._send(count)
         if left and not self._waiting:
             self._waiting = True
             tasks.create_task(self._wait(left))
         elif left:
-            self._owed += left
+            self._unsent = left
 
     def _send(self, count: int) -> int:
         """Send as many as there are leases for; return how many there are none for."""

@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from faults.world import EPOCH, NEW_KEY, Keys, now
+from harness import KEY
 from proxy.config import TokenSettings
 from proxy.errors import TokenUnavailable
 from proxy.sandbox import Sandbox
@@ -14,7 +16,7 @@ from proxy.sandbox.ledger import Credential
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.events import Event
 from proxy.tokens.keeper import Keeper
-from proxy.tokens.key import KeySource, StaticKey, parse_key
+from proxy.tokens.key import StaticKey
 from proxy.tokens.mobula import MobulaClient
 from proxy.tokens.model import Outcome, Secret, Token
 from proxy.tokens.pool import TokenPool
@@ -24,18 +26,10 @@ from proxy.tokens.store.memory import MemoryStore
 from proxy.tokens.store.seal import Seal
 from proxy.tokens.store.shelf import Shelf
 
-KEY = "static-key-of-the-whole-fleet"
-NEW_KEY = "the-key-that-comes-after-that"
-EPOCH = 1_800_000_000
-"""What Mobula's clock says at first, in seconds."""
 SECRET = Secret("a-store-secret-of-32-characters!")
 
 Kind = TypeVar("Kind", bound=Event)
 T = TypeVar("T")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Place:
@@ -79,21 +73,6 @@ class Line(MemoryStore):
         if self._place.seconds:
             await asyncio.sleep(self._place.seconds)
         return answer
-
-
-class Keys(KeySource):
-    """A static key that the test changes."""
-
-    def __init__(self) -> None:
-        super().__init__(name="the test", value=KEY)
-        self._found: asyncio.Queue[StaticKey] = asyncio.Queue()
-
-    def change(self, value: str) -> None:
-        self._found.put_nowait(parse_key(value, self.name))
-
-    async def changed(self, key: StaticKey | None) -> AsyncIterator[StaticKey]:  # noqa: ARG002
-        while True:
-            yield await self._found.get()
 
 
 @dataclass

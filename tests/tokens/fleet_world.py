@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal, TypeVar, cast
 
+from faults.world import Keys
 from proxy.config import TokenSettings
 from proxy.tokens.budget import CALLS, WINDOW, MintBudget
 from proxy.tokens.events import Event, Quarantined
@@ -40,7 +41,6 @@ from proxy.tokens.store.base import (
 from proxy.tokens.store.member import Member
 from proxy.tokens.store.seal import Seal
 from proxy.tokens.store.shelf import Shelf
-from tokens.fleet_kit import Keys
 from tokens.kit import KEY, SILENT, token
 from virtual import VirtualLoop
 

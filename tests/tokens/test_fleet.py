@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from faults.world import NEW_KEY
 from proxy.errors import TokenUnavailable
 from proxy.sandbox import Fault
 from proxy.tokens.events import OrphanFound, Quarantined, StoreFound, StoreLost, StrangeShelves
 from proxy.tokens.model import Lease, Outcome, Reach, Secret, Standing
 from proxy.tokens.store.base import RIGHT_SECONDS
-from tokens.fleet_kit import NEW_KEY, SECRET, Fleet, Proxy, fleet_in_virtual_time, until
+from tokens.fleet_kit import SECRET, Fleet, Proxy, fleet_in_virtual_time, until
 
 pytestmark = pytest.mark.virtual_time
 
