@@ -37,31 +37,33 @@ class Shares:
             return
         good = _newest([each for each in held if each.in_good_standing(now) and each.stock])
         self._most = 2.0 * sum(each.stock for each in good) / self.sharers
-        source, count = self._next(good, rate, now)
-        if source is not None:
+        grant = self._next(good, rate, now)
+        if grant is not None:
             self.asking = True
-            yield Grant(source.token, count)
+            yield grant
         elif self.sharers > 1:
             yield from self._surplus(good, rate, now)
 
-    def _next(self, good: Sequence[Holding], rate: float, now: float) -> tuple[Holding | None, int]:
-        """Return the token to take of, and how much: of the first one, and of a second in case."""
-        in_hand = tokens = 0
-        enough = False
+    def _next(self, good: Sequence[Holding], rate: float, now: float) -> Grant | None:
+        """Return what to take of the first token that has something to give, if more is wanted."""
+        in_hand = 0
         for each in good:
             in_hand += each.left
-            tokens += each.left > 0
-            if not each.free:
-                continue
-            if not enough:
+            if each.free:
                 if in_hand <= self._wanted(each, rate, now) / 2:
-                    return each, self._share(each, rate, now)
-                enough = True
-            if tokens >= 2:
-                break
-            if not each.left and (spare := self._idle(each)):
-                return each, max(spare, min(each.free, math.ceil(rate)))
-        return None, 0
+                    return Grant(each.token, self._share(each, rate, now))
+                return self._spare(good, rate, now)
+        return None
+
+    def _spare(self, good: Sequence[Holding], rate: float, now: float) -> Grant | None:
+        """Return what to take of a second token, in case the first is refused or expires."""
+        lasting = [each for each in good if each.usable_until - now > HORIZON]
+        if sum(1 for each in lasting if each.left) >= 2:
+            return None
+        for each in lasting:
+            if not each.left and (count := min(each.free, self._idle(each))):
+                return Grant(each.token, max(count, min(each.free, math.ceil(rate))))
+        return None
 
     def _share(self, of: Holding, rate: float, now: float) -> int:
         fair = of.free // (2 * self.sharers)

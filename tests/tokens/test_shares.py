@@ -87,6 +87,14 @@ def test_no_second_token_is_held_when_there_would_not_be_enough_for_all() -> Non
     assert asked(first, second, sharers=100) is None
 
 
+def test_tokens_that_expire_soon_are_no_second_ones_for_each_other() -> None:
+    """Minted together, they expire together."""
+    first, second = shelved("a", free=4500, left=500), shelved("b", free=4500, left=500)
+    for each in (first, second):
+        each.usable_until = 205.0
+    assert asked(first, second, shelved("c", free=5000)) == ("c", 500)
+
+
 def test_one_grant_is_asked_for_at_a_time() -> None:
     shares = Shares(takes=True)
     held = [shelved("a", free=5000)]
