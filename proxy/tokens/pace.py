@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.model import MintFault
+from proxy.tokens.store.base import PERMIT_SECONDS
 
 LAST_TRY = 1.2
 """Seconds before the stock ends at which the last attempt to mint is made."""
@@ -76,7 +77,8 @@ class Pace:
         if fault.fatal:
             return SLOW_RETRY * (0.8 + 0.4 * self._chance())
         pause = self._pause(fault, lasts, now)
-        took = now - self._started_at
+        # One that seems to have taken longer was made by a process that stood still meanwhile.
+        took = min(now - self._started_at, PERMIT_SECONDS)
         if lasts > 0 and pause > lasts - took:
             pause = lasts
         if fault.retry_after is None:

@@ -73,6 +73,14 @@ def test_calls_that_mobula_puts_off_for_moments_only_are_spread_like_others() ->
     assert tries[-1] == 20 - LAST_TRY
 
 
+def test_a_call_during_which_the_process_stood_still_puts_off_none_until_the_stock_ends() -> None:
+    paced = pace()
+    paced.start(0)
+    paced.end(1800)
+    paced.fail(BROKEN, lasts=1700, now=1800)
+    assert paced.next_at(0.0, 1800) <= 1815
+
+
 def test_no_call_is_made_before_mobula_allows_it() -> None:
     paced = pace()
     call(paced, 0, MintFault("429", "status 429", retry_after=30.0), lasts=20)
