@@ -127,6 +127,10 @@ class Account:
     """Requests that Mobula counted and no process of the fleet sent."""
     revoked: bool = False
 
+    def good(self, now: float) -> bool:
+        """Tell whether there is no reason to doubt it."""
+        return not self.revoked and not self.elsewhere and now < self.token.expires_at - 60.0
+
     def inspect(self, now: float) -> Inspection:
         remaining = self.token.left - self.sent - self.elsewhere
         if self.revoked or now >= self.token.expires_at:
@@ -408,6 +412,10 @@ class Process:
     def _hear(self, event: Event) -> None:
         if isinstance(event, Quarantined):
             self.quarantined.add(event.token_id)
+
+    def in_hand(self) -> set[str]:
+        """Names of the tokens that it may send requests with."""
+        return {each.id for each in self.keeper.snapshot().tokens if each.left}
 
     def lease(self, refused: frozenset[str] = frozenset()) -> Lease | None:
         lease = self.keeper.lease(refused)

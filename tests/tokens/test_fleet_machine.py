@@ -228,6 +228,19 @@ class FleetMachine(RuleBasedStateMachine):
         assert self.of_one_accord(), "a process does not know what the shelf has"
         assert self.all_served(), "a process starves"
 
+    @precondition(lambda self: self.world.blind)
+    @rule()
+    def what_is_in_hand_outlives_the_store(self) -> None:
+        """Of those who can ask Mobula: others must take its silence for an answer."""
+        self.calm()
+        good = {name for name, each in self.world.accounts.items() if each.good(self.world.now)}
+        asking = [each for each in self.staying() if each.role != "member"]
+        had = {each: good & each.in_hand() for each in asking}
+        self.world.come_back_empty()
+        self.world.run(2.0)
+        for process, names in had.items():
+            assert not names & process.quarantined, "a share was thrown away"
+
     def of_one_accord(self) -> bool:
         entries = self.world.shelf.book.entries
         free = {name: each.free for name, each in entries.items()}
