@@ -78,11 +78,13 @@ class Shares:
         return min(of.token.limit // IDLE_PART, of.stock // (4 * self.sharers))
 
     def _surplus(self, good: Sequence[Holding], rate: float, now: float) -> Iterator[GiveBack]:
+        """Yield what to return: of no token so much that it would be asked for again at once."""
         in_hand = sum(each.left for each in good)
         for each in reversed(good):
             wanted = self._wanted(each, rate, now)
-            if each.shared and in_hand > PLENTY * wanted:
-                count = min(each.left, math.floor(in_hand - PLENTY / 2 * wanted))
+            kept = math.floor(wanted / 2) + 1
+            count = min(each.left - kept, math.floor(in_hand - PLENTY / 2 * wanted))
+            if each.shared and in_hand > PLENTY * wanted and count > 0:
                 each.remaining -= count
                 in_hand -= count
                 yield GiveBack(each.token, count)

@@ -176,3 +176,44 @@ def test_a_share_is_never_more_than_there_is_and_giving_back_leads_to_no_new_ask
             holding.free += action.count
             assert asked(holding, rate=rate, sharers=sharers) is None
     assert math.isfinite(holding.left)
+
+
+def test_a_share_held_in_case_is_not_given_back_only_to_be_taken_again() -> None:
+    first, second = shelved("a", free=2500, left=2000), shelved("b", free=4500, left=500)
+    assert given_back(first, second) == {"a": 1251, "b": 249}
+    first.free, second.free = first.free + 1251, second.free + 249
+    assert plan(first, second, sharers=2) == []
+
+
+def test_nothing_is_given_back_of_a_token_of_which_nothing_is_in_hand() -> None:
+    first, second = shelved("a", free=0, left=5000), shelved("b", free=5000)
+    assert "b" not in given_back(first, second)
+
+
+@given(
+    tokens=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), min_size=1, max_size=4),
+    limit=st.sampled_from([12, 100, 5000]),
+    rate=st.one_of(st.just(0.0), st.floats(0, 1000)),
+    sharers=st.integers(2, 100),
+)
+def test_what_a_process_has_is_soon_what_it_wants(
+    tokens: list[tuple[int, int]], limit: int, rate: float, sharers: int
+) -> None:
+    held = [
+        shelved(name, free=min(free, limit - min(left, limit)), left=min(left, limit), limit=limit)
+        for name, (free, left) in zip("abcd", tokens, strict=False)
+    ]
+    for _ in range(12):
+        if not carried_out(held, plan(*held, rate=rate, sharers=sharers)):
+            return
+    raise AssertionError("it takes and gives back for ever")
+
+
+def carried_out(held: list[Holding], actions: list[Grant | GiveBack]) -> bool:
+    """Have the store do as asked; tell whether anything was."""
+    by_name = {each.token.id: each for each in held}
+    for action in actions:
+        holding = by_name[action.token.id]
+        holding.free += action.count if isinstance(action, GiveBack) else -action.count
+        holding.remaining += action.count if isinstance(action, Grant) else 0
+    return bool(actions)
