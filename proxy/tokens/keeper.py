@@ -20,7 +20,7 @@ from proxy.tokens.events import (
 )
 from proxy.tokens.fleet import Fleet
 from proxy.tokens.key import KeyRefusedError, KeySource, KnownKeys, StaticKey
-from proxy.tokens.mobula import Batch, MintError, MobulaClient
+from proxy.tokens.mobula import TIMEOUT_SECONDS, Batch, MintError, MobulaClient
 from proxy.tokens.model import (
     Action,
     GiveBack,
@@ -41,12 +41,14 @@ from proxy.tokens.model import (
 )
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
-from proxy.tokens.store.base import Ending, Order, Wait
+from proxy.tokens.store.base import PERMIT_SECONDS, Ending, Order, Permit, Wait
 from proxy.tokens.sweep import sweep_always
 from proxy.tokens.verdicts import Verdicts
 from proxy.tokens.waiting import Waiters, wait_for
 
 REVOKES_AT_ONCE = 8
+PERMIT_WAIT_SECONDS = PERMIT_SECONDS - TIMEOUT_SECONDS
+"""How long a permit may take to arrive; a call by a later one could end after it had run out."""
 CLOSED_SECONDS = 15.0
 """For how long all processes let creation calls be after one has failed, at the most."""
 RETRY_AFTER_OTHERS = 5
@@ -281,8 +283,7 @@ class Keeper:
         if request is None:
             return
         order = Order(request.count, self._settings.request_limit, self._settings.expires_in)
-        permit = await self._sharing.permit(order, alone=request.alone)
-        self._fleet.follow()
+        permit = await self._permit(order, alone=request.alone)
         if isinstance(permit, Wait):
             self._pool.mint_refused(permit, self._clock())
             self._fleet.want_news()
@@ -292,6 +293,16 @@ class Keeper:
             fault = await self._make_call(request, order, key, permitted=True)
             await self._sharing.end(permit, self._ending(fault))
         self.changed()
+
+    async def _permit(self, order: Order, *, alone: bool) -> Permit | Wait | None:
+        """Ask the store for leave, see `Sharing.permit`; what comes too late is given back."""
+        asked_at = self._clock()
+        permit = await self._sharing.permit(order, alone=alone)
+        self._fleet.follow()
+        if isinstance(permit, Permit) and self._clock() - asked_at > PERMIT_WAIT_SECONDS:
+            await self._sharing.end(permit, Ending(sent=False))
+            return Wait(0.0, minting=False)
+        return permit
 
     async def _reconsidered(self, planned: Mint) -> Mint | None:
         """Look at the shelf first: others may have just made the call, and want more or less."""

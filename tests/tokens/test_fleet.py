@@ -193,6 +193,16 @@ async def test_the_reason_why_there_is_no_token_is_known_to_all(fleet: Fleet) ->
         await member.serve()
 
 
+async def test_a_permit_that_came_too_late_is_not_used(fleet: Fleet) -> None:
+    fleet.place.seconds = 4.0
+    await fleet.proxy()
+    await asyncio.sleep(30.0)
+    assert fleet.mints == 0
+    fleet.place.seconds = 0.0
+    await asyncio.sleep(30.0)
+    assert fleet.mints == 1
+
+
 # Keyless members
 
 
