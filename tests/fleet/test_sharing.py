@@ -36,7 +36,7 @@ def alive_tokens(fleet: Processes) -> set[str]:
 
 
 async def in_hand(served: Served) -> str:
-    """Return the id of the token that a process draws from."""
+    """Return the id of the token that a process drew from for its last request."""
     tokens: list[dict[str, str]] = (await status(served))["tokens"]["tokens"]
     return next(each["id"] for each in tokens if each["state"] == "current")
 
@@ -133,6 +133,7 @@ async def test_a_rotation_asked_of_one_process_replaces_the_tokens_of_all_and_fa
     assert result.misses == []
 
     async def drew_anew(served: Served) -> bool:
+        assert await ask(served) == 200
         return await in_hand(served) not in old
 
     await come_to(drew_anew, processes)
