@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from proxy.tokens.model import Inspection, Reach, Reason, Standing, Token
+from proxy.tokens.model import Inspection, Reason, Standing, Token
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import News, Sharing
 from proxy.tokens.store.base import Chore, Task
@@ -90,8 +90,12 @@ class Fleet:
     async def attend(self) -> News | None:
         """Bring the pool and the shelf of one accord now."""
         async with self.shelf:
-            report = self._pool.report(self._clock())
-            news = await self._sharing.attend(replace(report, inspect_every=self._inspect_every))
+            report = replace(
+                self._pool.report(self._clock()),
+                wants_right=self._sharing.contact.mints_alone,
+                inspect_every=self._inspect_every,
+            )
+            news = await self._sharing.attend(report)
             self.follow()
             if news is not None:
                 self._take_in(news)
@@ -117,9 +121,7 @@ class Fleet:
 
     async def _offer(self) -> None:
         """Share what was minted while the store could not be reached."""
-        if self._sharing.private or self._sharing.contact.check(self._clock()) is not Reach.JOINED:
-            return
-        offers = self._pool.offer(self._clock())
+        offers = [] if self._sharing.private else self._pool.offer(self._clock())
         if offers:
             tokens = [token for token, _ in offers]
             await self._sharing.put(tokens, {token.id: free for token, free in offers})

@@ -1,8 +1,8 @@
 """Sharing: this process as one of those that use a store. It seals, opens, and minds outages."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from proxy.tokens.contact import Contact
 from proxy.tokens.events import Event, StrangeShelves, Unsealable
@@ -28,6 +28,10 @@ from proxy.tokens.store.base import (
 if TYPE_CHECKING:
     from proxy.tokens.store.seal import Seal  # what it imports is for those who share
 
+T = TypeVar("T")
+U = TypeVar("U")
+
+_UNANSWERED = object()
 PULSE_SECONDS = 1.0
 """How often a process attends."""
 PULSES_A_SECOND = 200
@@ -70,7 +74,7 @@ class Move:
 
 
 class Sharing:
-    """Speaks to the store; what fails there is told as an event, and as `reach`, never raised."""
+    """Speaks to the store; what fails there is told to `contact`, never raised, but by `open`."""
 
     def __init__(
         self,
@@ -147,12 +151,14 @@ class Sharing:
     async def open(self) -> None:
         """Connect, if it can be reached. Raises StoreRefused, which waiting does not heal."""
         try:
-            self._strange = await self._store.open()
+            await self._open()
         except StoreRefused:
             raise
         except StoreError as error:
             self._lost(error)
-            return
+
+    async def _open(self) -> None:
+        self._strange = await self._store.open()
         self._opened = True
 
     async def close(self) -> None:
@@ -177,14 +183,10 @@ class Sharing:
 
     async def _renew(self, key: StaticKey) -> None:
         """Have tokens replaced that another key minted; once, however many change to this key."""
-        try:
-            shelf = await self._store.load()
-        except StoreError as error:
-            self._lost(error)
+        shelf = await self._asked(self._store.load(), None)
+        if shelf is None:
             return
-        current = {
-            each.key for each in shelf if each.generation == self.generation and not each.retired
-        }
+        current = {each.key for each in shelf if _is_current(each, self.generation)}
         if key.fingerprint not in current:
             await self.rotate()
 
@@ -193,8 +195,8 @@ class Sharing:
         before, asked_at = self._roll, self._clock()
         try:
             if not self._opened:
-                await self.open()
-            roll = await self._store.attend(self._wanting(report))
+                await self._open()
+            roll = await self._store.attend(report)
             shelf = None
             if before is None or (before.epoch, before.version) != (roll.epoch, roll.version):
                 shelf = await self._load(roll.generation)
@@ -209,9 +211,6 @@ class Sharing:
         rotated = before is not None and not emptied and before.generation != roll.generation
         return News(roll, emptied, rotated, shelf)
 
-    def _wanting(self, report: Report) -> Report:
-        return replace(report, wants_right=self.contact.mints_alone)
-
     async def _load(self, generation: int) -> tuple[Stocked, ...] | None:
         if self.private:
             return None
@@ -220,18 +219,15 @@ class Sharing:
         self._unsealable &= {each.id for each in shelf}
         opened = [(each, self.opened(each, asked_at)) for each in shelf]
         return tuple(
-            Stocked(token, each.free, current=not each.retired and each.generation == generation)
+            Stocked(token, each.free, current=_is_current(each, generation))
             for each, token in opened
             if token is not None
         )
 
     async def shelved_ids(self) -> frozenset[str] | None:
         """Return the ids of all tokens on the shelf; None while the store cannot be reached."""
-        try:
-            return frozenset(each.id for each in await self._store.load())
-        except StoreError as error:
-            self._lost(error)
-            return None
+        shelf = await self._asked(self._store.load(), None)
+        return None if shelf is None else frozenset(each.id for each in shelf)
 
     def opened(self, each: Shelved, at: float) -> Token | None:
         """Return a token of the shelf as it was `at`; None if its secret was not sealed by us."""
@@ -275,11 +271,7 @@ class Sharing:
         await self._done(self._store.add(shelved))
 
     async def grant(self, token_id: str, count: int) -> Granted | None:
-        try:
-            return await self._store.grant(token_id, count)
-        except StoreError as error:
-            self._lost(error)
-            return None
+        return await self._asked(self._store.grant(token_id, count), None)
 
     async def give_back(self, token_id: str, count: int) -> None:
         await self._done(self._store.give_back(token_id, count))
@@ -298,11 +290,7 @@ class Sharing:
         await self._done(self._store.observe(token_id, remaining, mine))
 
     async def chore(self, inspect_every: float) -> Chore | None:
-        try:
-            return await self._store.chore(inspect_every)
-        except StoreError as error:
-            self._lost(error)
-            return None
+        return await self._asked(self._store.chore(inspect_every), None)
 
     async def rotate(self) -> bool:
         """Have every token of the fleet replaced; False if the store cannot be told."""
@@ -310,11 +298,7 @@ class Sharing:
 
     async def leave(self, shares: Mapping[str, int]) -> bool:
         """Give these shares back for good; tell whether this was the last process, for sure."""
-        try:
-            return await self._store.leave(shares)
-        except StoreError as error:
-            self._lost(error)
-            return False
+        return await self._asked(self._store.leave(shares), otherwise=False)
 
     # Minting
 
@@ -326,23 +310,16 @@ class Sharing:
         if alone and self.contact.check(self._clock()) is Reach.LOCAL:
             return None
         self._permitted_by = self._store
-        try:
-            return await self._store.permit(order)
-        except StoreError as error:
-            self._lost(error)
-            return Wait(RETRY_SECONDS, minting=False)
+        refused = Wait(RETRY_SECONDS, minting=False)
+        return await self._asked(self._store.permit(order), refused)
 
-    async def end(self, permit: Permit | None, ending: Ending) -> None:
+    async def end(self, permit: Permit, ending: Ending) -> None:
         """Say how a call ended that was permitted; on another shelf by now, nobody is told."""
-        if permit is not None and self._permitted_by is self._store:
+        if self._permitted_by is self._store:
             await self._done(self._store.end(permit, ending))
 
     async def abandoned(self) -> list[Abandoned]:
-        try:
-            return await self._store.abandoned()
-        except StoreError as error:
-            self._lost(error)
-            return []
+        return await self._asked(self._store.abandoned(), [])
 
     async def settle_abandoned(self, number: int) -> None:
         await self._done(self._store.settle_abandoned(number))
@@ -357,12 +334,19 @@ class Sharing:
 
     async def _done(self, call: Awaitable[object]) -> bool:
         """Wait for a call; tell whether it was answered."""
+        return await self._asked(call, _UNANSWERED) is not _UNANSWERED
+
+    async def _asked(self, call: Awaitable[T], otherwise: U) -> T | U:
+        """Wait for a call and return its answer, or `otherwise` if there was none."""
         try:
-            await call
+            return await call
         except StoreError as error:
             self._lost(error)
-            return False
-        return True
+            return otherwise
 
     def _lost(self, error: StoreError) -> None:
         self.contact.lost(str(error), self._clock())
+
+
+def _is_current(token: Shelved, generation: int) -> bool:
+    return not token.retired and token.generation == generation
