@@ -26,7 +26,7 @@ from proxy.tokens.mobula import (
     MobulaClient,
     Revocation,
 )
-from proxy.tokens.model import Inspection, MintFault, Secret, Standing
+from proxy.tokens.model import Inspection, Secret, Standing
 from proxy.tokens.store.base import Ending, Order, Permit, Shelved, Store, StoreError, Wait
 from proxy.tokens.store.choose import make_seal, make_store
 
@@ -242,7 +242,7 @@ async def create(desk: Desk, order: Order, *, as_json: bool) -> int:
         )
         ending = Ending()
     except MintError as error:
-        ending = _ending(error.fault)
+        ending = Ending.of_failure(error.fault, error.fault.retry_after or 0.0)
         raise
     else:
         return _show_batch(batch, as_json=as_json)
@@ -253,15 +253,6 @@ async def create(desk: Desk, order: Order, *, as_json: bool) -> int:
 def _refusal(wait: Wait) -> str:
     why = "another process is minting" if wait.minting else "the mint budget is used up"
     return f"{why}; try again in {max(1, math.ceil(wait.seconds))} s"
-
-
-def _ending(fault: MintFault) -> Ending:
-    return Ending(
-        sent=fault.sent,
-        unclear=fault.unclear,
-        closed_for=fault.retry_after or 0.0,
-        fault=fault.detail,
-    )
 
 
 async def _end(desk: Desk, permit: Permit | None, ending: Ending) -> None:

@@ -357,12 +357,8 @@ class Keeper:
             return Ending()
         now = self._clock()
         closed = self._pool.next_mint_at(now) - now if fault.sent else 0.0
-        return Ending(
-            sent=fault.sent,
-            unclear=fault.unclear,
-            closed_for=0.0 if self._sharing.private else min(closed, CLOSED_SECONDS),
-            fault=fault.detail,
-        )
+        closed_for = 0.0 if self._sharing.private else min(closed, CLOSED_SECONDS)
+        return Ending.of_failure(fault, closed_for)
 
     def _tell_failure(self, fault: MintFault) -> MintFault:
         now = self._clock()

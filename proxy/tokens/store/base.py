@@ -33,9 +33,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from proxy.tokens.budget import WINDOW
+from proxy.tokens.model import MintFault
 
 PERMIT_SECONDS = 8.0
 """How long a creation call may take: longer than the client that makes it waits."""
@@ -174,6 +175,10 @@ class Ending:
     """For how long from now nobody should try again."""
     fault: str = ""
     """Why it gave no token; empty if it gave some."""
+
+    @classmethod
+    def of_failure(cls, fault: MintFault, closed_for: float) -> Self:
+        return cls(fault.sent, fault.unclear, closed_for, fault.detail)
 
 
 @dataclass(frozen=True, slots=True)
