@@ -16,7 +16,7 @@ from proxy.errors import TokenUnavailable
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.key import KeySource, StaticKey
-from proxy.tokens.mobula import Batch, Listed, MobulaClient
+from proxy.tokens.mobula import Batch, MobulaClient
 from proxy.tokens.model import Inspection, Outcome, Secret, Standing, Token
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
@@ -61,9 +61,6 @@ class Mobula(MobulaClient):
         self.given[name] = limit
         self.expiry[name] = began + self.lifetime
         return Token(name, Secret(name), key, began, began + self.lifetime, limit, limit)
-
-    async def list(self, key: Secret) -> tuple[Listed, ...]:
-        raise NotImplementedError
 
     async def inspect(self, token: Token) -> Inspection:
         return Inspection(Standing.ALIVE, self.given[token.id] - self.used[token.id])

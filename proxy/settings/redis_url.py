@@ -89,14 +89,6 @@ def is_redis(text: str) -> bool:
     return re.match(r"(rediss?|unix)\b", text) is not None
 
 
-def shown(text: str) -> str:
-    """Return a Redis URL as people may see it, also a wrong one."""
-    try:
-        return str(RedisUrl.parse(text))
-    except ValueError:
-        return f"{text.partition(':')[0]}://…" if is_redis(text) else "…"
-
-
 def _split(text: str) -> SplitResult:
     try:
         url = urlsplit(text)
