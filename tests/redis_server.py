@@ -5,9 +5,7 @@ taken for it.
 """
 
 import contextlib
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+
+from harness import program
 
 START_SECONDS = 10.0
 _PORTS = range(10_000, 22_000)
@@ -31,12 +30,7 @@ _BESIDE = Path(sys.executable).with_name("redis-server")
 
 def redis_program() -> str:
     """Return the path of the server; a test that needs a missing one is skipped, but not in CI."""
-    path = str(_BESIDE) if _BESIDE.exists() else shutil.which("redis-server")
-    if path is None and os.environ.get("CI"):
-        pytest.fail("redis-server is missing")
-    if path is None:
-        pytest.skip("needs redis-server")
-    return path
+    return str(_BESIDE) if _BESIDE.exists() else program("redis-server")
 
 
 class RedisServer:
