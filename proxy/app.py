@@ -3,6 +3,7 @@
 import asyncio
 import random
 import resource
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -13,9 +14,10 @@ import aiohttp.http_parser
 import structlog
 
 from proxy import __version__
-from proxy.config import Address, Settings
+from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
+from proxy.network.guard import Guard
 from proxy.ops.admin import Admin, Status
-from proxy.ops.logs import AccessLog, StripLog, TokenLog
+from proxy.ops.logs import AccessLog, DistrustLog, StripLog, TokenLog
 from proxy.ops.metrics import Metrics
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.clock import steady
@@ -29,10 +31,13 @@ from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Store, StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
 from proxy.traffic.binding import listen
-from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
 from proxy.traffic.occupancy import Occupancy
+from proxy.traffic.placeholder import Placeholder
+from proxy.traffic.target import Place
+from proxy.traffic.tls import Terminator
 from proxy.traffic.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -57,12 +62,14 @@ class App:
         source: KeySource | None,
         key: StaticKey | None,
         secret: Secret | None = None,
+        placeholder: Secret | None = None,
         clock: Callable[[], float] = steady,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """A member of a fleet has no `key`, but the store's `secret`; others may have both.
 
-        Raises ValueError for an upstream whose certificate authorities cannot be read.
+        With a `placeholder`, only clients that show it are served. Raises ValueError for an
+        upstream whose certificate authorities cannot be read.
         """
         _require_c_extensions()
         self._settings = settings
@@ -74,8 +81,12 @@ class App:
         limits = settings.limits
         self.occupancy = Occupancy(limits.connections, limits.requests)
         self._metrics = Metrics()
+        self._observe = _announcer(self._metrics, access=settings.log.access)
+        self._ca = None
         self._upstreams = _upstreams(settings)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
+        self._placeholder = Placeholder(placeholder) if placeholder else None
+        self._handler = self._build_handler()
         self._listeners = self._build_listeners()
         self._stack = AsyncExitStack()
         self.admin_address = settings.admin.bind
@@ -150,29 +161,60 @@ class App:
 
         return seal
 
+    def _build_handler(self) -> Handler:
+        settings = self._settings
+        return Handler(
+            upstreams=self._upstreams,
+            foreign=self._foreign,
+            keeper=self._keeper,
+            limits=settings.limits,
+            occupancy=self.occupancy,
+            token_wait=settings.token.wait,
+            observe=self._observe,
+            placeholder=self._placeholder,
+            clock=self._clock,
+        )
+
+    def _foreign(self, place: Place, guard: Guard) -> Upstream:
+        """Return what one request to a host goes through that is no upstream."""
+        settings = UpstreamSettings(url=f"http://{place}", connections=1)
+        return Upstream(OTHER_HOSTS, settings)
+
     def _build_listeners(self) -> list[Listener]:
         settings = self._settings
-        observers: list[Observer] = [self._metrics.observe_request, StripLog()]
-        if settings.log.access:
-            observers.append(AccessLog())
-
-        def observe(fact: Fact) -> None:
-            for observer in observers:
-                observer(fact)
-
-        listeners = []
-        for each in settings.listeners if settings.role != "minter" else ():
-            handler = Handler(
-                upstream=self._upstreams[each.upstream],
-                keeper=self._keeper,
-                limits=settings.limits,
-                occupancy=self.occupancy,
-                token_wait=settings.token.wait,
-                observe=observe,
-                clock=self._clock,
+        listeners = settings.listeners if settings.role != "minter" else ()
+        return [
+            Listener(
+                each,
+                self._handler,
+                settings.limits,
+                self.occupancy,
+                self._observe,
+                terminator=self._terminator(each),
+                dial=self._dial_other,
+                placeholder=self._placeholder,
             )
-            listeners.append(Listener(each, handler, settings.limits, self.occupancy, observe))
-        return listeners
+            for each in listeners
+        ]
+
+    async def _dial_other(self, place: Place, guard: Guard) -> socket.socket:
+        """Connect to a host that is no upstream. Raises refusals."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(); sock.setblocking(False)
+        await loop.sock_connect(sock, (place.host, place.port))
+        return sock
+
+    def _terminator(self, listener: ListenerSettings) -> Terminator | None:
+        """Return where the TLS of a listener's clients ends, unless it has none."""
+        if listener.mode == "reverse":
+            return None
+        return Terminator(self._authority().context, self._handler.names, listener.upstream)
+
+    def _authority(self):
+        from proxy.traffic.ca import LocalCA  # noqa: PLC0415 - only those who end TLS pay for it
+        if self._ca is None:
+            self._ca = LocalCA.open(self._settings.ca.dir, [])
+        return self._ca
 
     async def __aenter__(self) -> Self:
         """Bind every address, start to serve and then to mint. Raises BindError or StartError.
@@ -243,7 +285,7 @@ class App:
         )
 
     def _served(self) -> list[tuple[Listener, str]]:
-        return [(each, each.handler.upstream_name) for each in self._listeners]
+        return [(each, each.upstream) for each in self._listeners]
 
     # What is going on
 
@@ -254,8 +296,8 @@ class App:
 
     @property
     def active(self) -> int:
-        """Requests being served."""
-        return self.occupancy.requests
+        """Requests being served, and tunnels."""
+        return self.occupancy.requests + self.occupancy.tunnels
 
     def status(self) -> Status:
         tokens = self._keeper.snapshot()
@@ -309,6 +351,7 @@ class App:
         self._draining = True
         started = time.monotonic()
         self._log.info("draining", active=self.active)
+        self._handler.drain()
         for listener in self._listeners:
             listener.drain()
         deadline = started + self._settings.shutdown.drain
@@ -321,6 +364,19 @@ class App:
         self._log.info(
             "stopped", seconds=round(time.monotonic() - started, 3), requests_cut_off=cut_off
         )
+
+
+def _announcer(metrics: Metrics, *, access: bool) -> Observer:
+    """Return what tells each fact to all who observe them."""
+    observers: list[Observer] = [metrics.observe_request, StripLog(), DistrustLog()]
+    if access:
+        observers.append(AccessLog())
+
+    def observe(fact: Fact) -> None:
+        for observer in observers:
+            observer(fact)
+
+    return observe
 
 
 def check_authorities(settings: Settings) -> None:

@@ -131,12 +131,16 @@ class UpstreamSettings(Section, frozen=True, kw_only=True):
             )
 
 
-def _served_mode(mode: object) -> object:
-    if mode in ("forward", "tls"):
-        raise Wrong("must be reverse; this version does not serve forward or tls yet")
-    if mode != "reverse":
-        raise Wrong("must be reverse")
-    return mode
+def _reached(value: object) -> object:
+    if value not in (None, "tunnel", "deny"):
+        raise Wrong("must be tunnel or deny, or null for what fits the address")
+    return value
+
+
+Reached = Annotated[
+    Literal["tunnel", "deny"] | None,
+    Leaf(_reached, {"enum": ["tunnel", "deny", None]}),
+]
 
 
 class ListenerSettings(Section, frozen=True, kw_only=True):
@@ -144,11 +148,17 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
 
     bind: Bind
     """Where to listen: host:port, [v6]:port or unix:/path; port 0 takes a free one."""
-    mode: Annotated[Literal["reverse"], Leaf(_served_mode, {"const": "reverse"})] = "reverse"
-    """How apps reach it: reverse, as if it were the API itself."""
+    mode: Literal["reverse", "forward", "tls"] = "reverse"
+    """How apps reach it: reverse, as if it were the API; forward, as their HTTP proxy; tls, as the
+    API itself, by its name and with a certificate of the local CA."""
     # Empty only before `Settings` has named the first upstream, which a reader never sees.
     upstream: Text = ""
-    """Name of the upstream that requests go to; the first one when left out."""
+    """Name of the upstream of requests that name none; the first one when left out."""
+    # Null only before `Settings` has filled them in, which a reader of a forward listener never sees.
+    other_hosts: Reached = None
+    """Of a forward listener: tunnel or deny hosts that are no upstream; on loopback tunnel."""
+    private_hosts: Reached = None
+    """Of a forward listener that tunnels: whether to private addresses too; on loopback tunnel."""
     insecure: bool = False
     """Whether other machines may connect: they could use the static key without being asked."""
 
@@ -161,6 +171,21 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
                 "bind 127.0.0.1, [::1] or unix:/path, "
                 "or set insecure: true beside it if you mean it",
             )
+        for name in ("other_hosts", "private_hosts"):
+            if good.get(name) and good.get("mode", "forward") != "forward":
+                yield Finding((name,), "is for listeners of mode forward only")
+
+
+def _completed(each: ListenerSettings, first: str) -> ListenerSettings:
+    each = replace(each, upstream=each.upstream.lower() or first)
+    if each.mode != "forward":
+        return each
+    usual: Literal["tunnel", "deny"] = "tunnel" if each.bind.is_loopback else "deny"
+    return replace(
+        each,
+        other_hosts=each.other_hosts or usual,
+        private_hosts=each.private_hosts or usual,
+    )
 
 
 class AdminSettings(Section, frozen=True, kw_only=True):
@@ -187,6 +212,10 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     """Of the whole fleet; it is needed where there is no static key, which seals without one."""
     on_outage: Literal["local", "stop"] = "local"
     """Without the store: local spends what is in hand, then mints alone; stop gives 503 then."""
+
+
+class CaSettings(Section, frozen=True, kw_only=True):
+    dir: Directory = None
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
@@ -220,6 +249,8 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     """Size of a WebSocket message, either way; a longer one closes it, with 1009 or 1011."""
     message_timeout: Duration = 600.0
     """How long a WebSocket may be without a message or a ping; longer closes it with 1001."""
+    tunnel_timeout: Duration = 600.0
+    """How long nothing may pass through a tunnel to another host before it is ended."""
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True):
@@ -261,6 +292,7 @@ class Settings(Section, frozen=True, kw_only=True):
     """Where apps send their requests; a list from a later source replaces the whole list."""
     admin: AdminSettings = AdminSettings()
     store: StoreSettings = StoreSettings()
+    ca: CaSettings = CaSettings()
     limits: LimitSettings = LimitSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()
@@ -273,10 +305,8 @@ class Settings(Section, frozen=True, kw_only=True):
         }
         force_setattr(self, "upstreams", upstreams)
         first = next(iter(self.upstreams), "")
-        named = tuple(
-            replace(each, upstream=each.upstream.lower() or first) for each in self.listeners
-        )
-        force_setattr(self, "listeners", named)
+        listeners = tuple(_completed(each, first) for each in self.listeners)
+        force_setattr(self, "listeners", listeners)
         url = _store_url(self.store.url, self.state_dir)
         force_setattr(self, "store", replace(self.store, url=url))
 

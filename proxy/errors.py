@@ -46,13 +46,33 @@ class MalformedRequest(Refusal):
     keeps_connection = False
 
 
+class ClientUnknown(Refusal):
+    status, code, title = 401, "client_unknown", "Client credential missing"
+    fields = b'WWW-Authenticate: Bearer realm="mobula-proxy"\r\n'
+
+
+class TlsRequired(Refusal):
+    status, code, title = 400, "tls_required", "This listener speaks TLS"
+    keeps_connection = False
+
+
 class AuthPathDenied(Refusal):
     status, code, title = 403, "auth_path_denied", "Tokens are managed by the proxy"
+
+
+class HostDenied(Refusal):
+    status, code, title = 403, "host_denied", "Host not allowed"
+    keeps_connection = False
 
 
 class MethodDenied(Refusal):
     status, code, title = 405, "method_denied", "Method not allowed"
     keeps_connection = False
+
+
+class ProxyClientUnknown(Refusal):
+    status, code, title = 407, "client_unknown", "Client credential missing"
+    fields = b'Proxy-Authenticate: Basic realm="mobula-proxy"\r\n'
 
 
 class RequestTimeout(Refusal):
@@ -72,6 +92,11 @@ class TargetTooLong(Refusal):
 
 class ExpectationFailed(Refusal):
     status, code, title = 417, "expectation_failed", "Unknown expectation"
+
+
+class Misdirected(Refusal):
+    status, code, title = 421, "misdirected_request", "Request for another host"
+    keeps_connection = False
 
 
 class WebSocketVersion(Refusal):
@@ -142,6 +167,21 @@ class TotalTimeout(Refusal):
 class VersionUnsupported(Refusal):
     status, code, title = 505, "version_unsupported", "HTTP version not supported"
     keeps_connection = False
+
+
+# What befalls a client that asks for TLS; it is told by TLS itself, so the status goes nowhere
+
+
+class AuthorityNotTrusted(Refusal):
+    code, title = "ca_not_trusted", "The client does not trust the local CA"
+
+
+class ServerNameUnknown(Refusal):
+    code, title = "server_name_unknown", "TLS for a name that is no upstream's"
+
+
+class HandshakeFailed(Refusal):
+    code, title = "tls_handshake_failed", "TLS with the client failed"
 
 
 # What befalls a WebSocket that is open; it is told in a Close frame, so the status goes nowhere

@@ -53,6 +53,11 @@ class Wire:
             for _ in range(TURNS_TO_ARRIVE):
                 await asyncio.sleep(0)
 
+    async def start_tls(self, context: ssl.SSLContext, name: str | None) -> None:
+        """Go on in TLS, as a client that asks for a server name."""
+        async with asyncio.timeout(PATIENCE):
+            await self._writer.start_tls(context, server_hostname=name)
+
     async def drained(self) -> None:
         """Wait until the other end has taken about all that was sent."""
         async with asyncio.timeout(PATIENCE):
@@ -288,20 +293,29 @@ async def refused(near: Wire) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def between(
-    far: Upstream, sandbox: Sandbox, scan: SecretScan, *, prefix: str = "", **sections: Any
+    far: Upstream,
+    sandbox: Sandbox,
+    scan: SecretScan,
+    *,
+    name: str = "far.test",
+    prefix: str = "",
+    **sections: Any,
 ) -> AsyncIterator[App]:
-    """A proxy whose listeners lead to `far`, and whose tokens come from `sandbox`."""
+    """A proxy whose listeners lead to `far`, and whose tokens come from `sandbox`.
+
+    `name` is what `far` is called in the settings.
+    """
     listener = {"bind": "127.0.0.1:0"} | sections.pop("listener", {})
     listeners = sections.pop("listeners", [listener])
     upstreams = {
         "api.mobula.io": {"url": sandbox.url},
-        "far.test": {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
+        name: {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
     }
     async with running(
         sandbox.url,
         scan,
         upstreams=upstreams,
-        listeners=[{"upstream": "far.test"} | each for each in listeners],
+        listeners=[{"upstream": name} | each for each in listeners],
         **sections,
     ) as app:
         yield app

@@ -8,11 +8,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import structlog
 
 from proxy.config import LogSettings
+from proxy.errors import AuthorityNotTrusted, HandshakeFailed, ServerNameUnknown
 from proxy.tokens.events import (
     Drifted,
     Event,
@@ -131,24 +132,56 @@ class TokenLog:
                 )
 
 
+class _Seldom:
+    """Tells whether a warning that each request could repeat is due."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._quiet_until: dict[str, float] = {}
+
+    def __call__(self, warning: str) -> bool:
+        now = self._clock()
+        is_due = now >= self._quiet_until.get(warning, now)
+        if is_due:
+            self._quiet_until[warning] = now + WARN_AGAIN_SECONDS
+        return is_due
+
+
 class StripLog:
     """Observer of requests: warns of static keys where no app should put one."""
 
     PLACES = frozenset({"query", "path", "header"})
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._is_due = _Seldom(clock)
         self._log: Any = structlog.get_logger("mobula_proxy.traffic")
-        self._quiet_until: dict[str, float] = {}
 
     def __call__(self, fact: Fact) -> None:
         for place in fact.stripped:
-            now = self._clock()
-            if place in self.PLACES and now >= self._quiet_until.get(place, now):
-                self._quiet_until[place] = now + WARN_AGAIN_SECONDS
+            if place in self.PLACES and self._is_due(place):
                 self._log.warning(
                     "a static key was taken out of a request", place=place, path=fact.path
                 )
+
+
+class DistrustLog:
+    """Observer of requests: warns of clients that break TLS off with the proxy, and says why."""
+
+    WARNINGS: ClassVar = {
+        AuthorityNotTrusted.code: "a client does not trust the local CA: have it trust the file "
+        "that `mobula-proxy ca path` names",
+        ServerNameUnknown.code: "a client asks for TLS with a name that is no upstream's",
+        HandshakeFailed.code: "a client broke TLS off; it may not trust the local CA",
+    }
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._is_due = _Seldom(clock)
+        self._log: Any = structlog.get_logger("mobula_proxy.traffic")
+
+    def __call__(self, fact: Fact) -> None:
+        warning = self.WARNINGS.get(fact.code)
+        if warning and self._is_due(fact.code):
+            self._log.warning(warning, upstream=fact.upstream)
 
 
 class AccessLog:

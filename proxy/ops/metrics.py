@@ -36,6 +36,7 @@ from proxy.traffic.upstream import UpstreamSnapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SWITCHING = 101
+UNTIMED = ("", "CONNECT")
 TOKEN_STATES = ("current", "standby", "set_aside", "quarantined")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -104,8 +105,8 @@ class Metrics:
         histogram = self._per_upstream.get(fact.upstream)
         if histogram is None:
             histogram = self._per_upstream[fact.upstream] = self._seconds.labels(fact.upstream)
-        # What the parser refused took no time, and a WebSocket as much as its client liked.
-        if fact.method and fact.status != SWITCHING:
+        # What the parser refused took no time; a WebSocket and a tunnel as much as their clients liked.
+        if fact.method not in UNTIMED and fact.status != SWITCHING:
             histogram.observe(fact.seconds)
         if fact.code:
             self._errors.labels(fact.code).inc()
@@ -160,6 +161,7 @@ class _Gauges(Collector):
         yield info
         held = self._occupancy
         yield _single("client_connections", "Connections of clients.", held.connections)
+        yield _single("tunnels", "Those of them that are tunnels to other hosts.", held.tunnels)
         yield _single("requests_in_flight", "Requests being served.", held.requests)
         yield _single("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield from self._collect_tokens(self._tokens())

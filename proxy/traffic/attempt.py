@@ -10,6 +10,7 @@ from proxy.traffic.connection import Connection
 from proxy.traffic.handshake import Handshake
 from proxy.traffic.headers import authorization
 from proxy.traffic.message import ResponseHead
+from proxy.traffic.upstream import Upstream
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -18,12 +19,15 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 class Outgoing:
     """A request as it goes upstream, but for its token."""
 
+    upstream: Upstream
     method: str
     head: bytes
     body: RequestBody | None
     chunked: bool
     handshake: Handshake | None = None
     """That of a WebSocket, if it asks for one; its connection then serves nothing else."""
+    is_foreign: bool = False
+    """Whether it is for a host that is no upstream, which gets no token."""
 
     def may_resend(self, status: int | None = None) -> bool:
         """Tell whether it may go again, after an answer of `status` or after none at all.
@@ -37,11 +41,13 @@ class Outgoing:
 class Attempt:
     """One sending of a request: its connection, its lease, and the upload if one goes on."""
 
-    __slots__ = ("connection", "failure", "head", "lease", "upload")
+    __slots__ = ("_upstream", "connection", "failure", "head", "lease", "upload")
 
     head: ResponseHead
 
-    def __init__(self, connection: Connection, lease: Lease) -> None:
+    def __init__(self, upstream: Upstream, connection: Connection, lease: Lease | None) -> None:
+        """Take a connection of an upstream, and a lease unless the request is foreign."""
+        self._upstream = upstream
         self.connection = connection
         self.lease = lease
         self.upload: asyncio.Task[None] | None = None
@@ -49,7 +55,8 @@ class Attempt:
 
     async def send(self, out: Outgoing) -> None:
         """Send the request and receive the answer's head. Raises refusals."""
-        head = out.head + authorization(self.lease.token.secret.reveal())
+        lease = self.lease
+        head = out.head + (authorization(lease.token.secret.reveal()) if lease else b"\r\n")
         head_only = out.method == "HEAD"
         body = out.body.whole() if out.body else b""
         if body is None:
@@ -91,6 +98,13 @@ class Attempt:
             await asyncio.wait({self.upload})
         # They hold all that the upload had at hand, this among it, and would keep it in memory.
         self.upload = self.failure = None
+
+    async def discard(self) -> None:
+        """End the upload and give the connection back."""
+        try:
+            await self.stop()
+        finally:
+            self._upstream.release(self.connection)
 
 
 def chunk(data: bytes) -> bytes:

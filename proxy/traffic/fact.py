@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
+OTHER_HOSTS = "(other)"
+"""In place of an upstream's name: for hosts that are none, and it can be none's own."""
+
+
 @dataclass(slots=True)
 class Fact:
     """What became of one request; times in seconds, `path` without query and without keys.

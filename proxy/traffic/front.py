@@ -2,6 +2,7 @@
 
 import asyncio
 import select
+import struct
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -21,12 +22,15 @@ from proxy.errors import (
     RequestTimeout,
     TargetTooLong,
     TooManyConnections,
+    VersionUnsupported,
 )
 from proxy.traffic.connection import BODY_BUFFER
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import SENT_CLOSE, Handler
 from proxy.traffic.headers import problem_head
 from proxy.traffic.occupancy import Occupancy
+from proxy.traffic.request import FrontRequest
+from proxy.traffic.target import Entrance
 
 WATCH_SECONDS = 1.0
 """How often it is looked whether a client whose bytes are not being read is still there."""
@@ -34,6 +38,15 @@ HEAD_END = b"\r\n\r\n"
 """What ends a head, and a chunked body as well."""
 READ_BUFFER = 64 * 1024
 """Bytes of a body that are taken in ahead, twice over; they wait while the upload does."""
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client sends first that speaks HTTP/2 without asking (RFC 9113, section 3.4)."""
+HTTP2_REFUSAL = b"".join(
+    (
+        struct.pack(">xHBxI", 0, 0x4, 0),  # SETTINGS, none
+        struct.pack(">xHBxIII", 8, 0x7, 0, 0, 0xD),  # GOAWAY: HTTP_1_1_REQUIRED
+    )
+)
+"""Why not, in its own words (RFC 9113, sections 6.5, 6.8 and 7)."""
 FAREWELL_SECONDS = 3.0
 """How long a client may go on sending once it has been told that its connection ends."""
 FAREWELLS = 256
@@ -56,18 +69,21 @@ class FrontConnection(web.RequestHandler):
         "_offers",
         "_refuse",
         "_watch",
+        "entrance",
     )
 
     def __init__(
         self,
         server: "FrontServer",
         *,
+        entrance: Entrance,
         occupancy: Occupancy,
-        refuse: Callable[[Refusal], None],
+        refuse: Callable[[Refusal, Entrance], None],
         header_timeout: float,
         **settings: Any,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        self.entrance = entrance
         self._occupancy = occupancy
         self._refuse = refuse
         self._header_timeout = header_timeout
@@ -95,7 +111,7 @@ class FrontConnection(web.RequestHandler):
         cast("asyncio.Transport", transport).set_write_buffer_limits(high=BODY_BUFFER)
         self._occupancy.connections += 1
         if self._occupancy.too_many_connections:
-            self._turn_away(
+            self.turn_away(
                 TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
             )
 
@@ -112,6 +128,9 @@ class FrontConnection(web.RequestHandler):
 
         After a body that is not whole nothing can follow but the parser's complaint about it.
         """
+        if not self._request_count and data.startswith(HTTP2_PREFACE):
+            self._turn_away_http2()
+            return
         queued = len(self._messages)
         super().data_received(data)
         self._time_head(data)
@@ -200,19 +219,26 @@ class FrontConnection(web.RequestHandler):
         self._head_timer = None
         if self._request_count == self._heads and self._awaits_head():
             limit = self._header_timeout
-            self._turn_away(RequestTimeout(f"The request's head took longer than {limit:g} s."))
+            self.turn_away(RequestTimeout(f"The request's head took longer than {limit:g} s."))
 
-    def _turn_away(self, refusal: Refusal) -> None:
+    def turn_away(self, refusal: Refusal) -> None:
         """Refuse without a request to answer, take nothing more, and close."""
         transport = self.transport
         if transport is None:
             return
-        self._refuse(refusal)
+        self._refuse(refusal, self.entrance)
         if self._occupancy.connections > self._occupancy.most_connections + FAREWELLS:
             self._force_close = True
             transport.abort()
             return
         _write_problem(transport, refusal)
+        self._take_leave()
+
+    def _turn_away_http2(self) -> None:
+        refusal = VersionUnsupported("This proxy speaks HTTP/1.1, and the client HTTP/2.")
+        self._refuse(refusal, self.entrance)
+        if self.transport is not None:
+            self.transport.write(HTTP2_REFUSAL)
         self._take_leave()
 
     async def finish_response(
@@ -273,7 +299,7 @@ class FrontConnection(web.RequestHandler):
             self.force_close()
             raise ConnectionError
         refusal = self._judge(exc)
-        self._refuse(refusal)
+        self._refuse(refusal, self.entrance)
         if self.transport is not None:
             _write_problem(self.transport, refusal)
         return SENT_CLOSE
@@ -317,24 +343,21 @@ def _has_left(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-class FrontRequest(web.BaseRequest):
-    """A request whose answer says so if its connection takes no other one."""
-
-    @property
-    def keep_alive(self) -> bool:
-        return super().keep_alive and cast("FrontConnection", self.protocol).takes_more
-
-
 class FrontServer(web.Server):
     """Makes a `FrontConnection` for each client and keeps track of them."""
 
     def __init__(
-        self, handler: Handler, limits: LimitSettings, occupancy: Occupancy, observe: Observer
+        self,
+        handler: Handler,
+        entrance: Entrance,
+        limits: LimitSettings,
+        occupancy: Occupancy,
+        observe: Observer,
     ) -> None:
         request = partial(FrontRequest, loop=asyncio.get_running_loop())
         super().__init__(handler, request_factory=request, handler_cancellation=True)
         self._observe = observe
-        self._upstream = handler.upstream_name
+        self._entrance = entrance
         field_bytes = limits.header_bytes
         if field_bytes == limits.target_bytes:
             field_bytes += 1
@@ -352,7 +375,11 @@ class FrontServer(web.Server):
         }
 
     def __call__(self) -> FrontConnection:
-        return FrontConnection(self, **self._settings)
+        return self.enter(self._entrance)
 
-    def _refused(self, refusal: Refusal) -> None:
-        self._observe(Fact(self._upstream, status=refusal.status, code=refusal.code))
+    def enter(self, entrance: Entrance) -> FrontConnection:
+        """Return the protocol of a connection of which more is known than of all others."""
+        return FrontConnection(self, entrance=entrance, **self._settings)
+
+    def _refused(self, refusal: Refusal, entrance: Entrance) -> None:
+        self._observe(Fact(entrance.upstream, status=refusal.status, code=refusal.code))

@@ -8,14 +8,24 @@ import asyncio
 import os
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from aiohttp import hdrs, web
 
 from proxy.config import LimitSettings
-from proxy.errors import AuthPathDenied, Refusal, TooManyRequests, TotalTimeout, UpstreamClosed
+from proxy.errors import (
+    AuthPathDenied,
+    ClientUnknown,
+    ProxyClientUnknown,
+    Refusal,
+    TooManyRequests,
+    TotalTimeout,
+    UpgradeUnsupported,
+    UpstreamClosed,
+)
+from proxy.network.guard import Guard
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.model import Lease, Outcome, Standing, Token
 from proxy.traffic import headers as fields
@@ -24,11 +34,13 @@ from proxy.traffic.attempt import Attempt, Outgoing
 from proxy.traffic.body import RequestBody
 from proxy.traffic.client import Client
 from proxy.traffic.connection import Connection
-from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
 from proxy.traffic.handshake import Handshake, pass_on, switch_head
 from proxy.traffic.message import Framing
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.target import manages_tokens, origin_form, without_keys
+from proxy.traffic.placeholder import Placeholder
+from proxy.traffic.request import FrontRequest
+from proxy.traffic.target import Names, Place, Route, manages_tokens, select, without_keys
 from proxy.traffic.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -63,22 +75,30 @@ SENT_KEEP, SENT_CLOSE = Sent(keep=True), Sent(keep=False)
 
 
 class Handler:
-    """Serves one listener's requests; they all go to `upstream`."""
+    """Serves the requests of all listeners; see `target.select` for where they go."""
 
     def __init__(
         self,
         *,
-        upstream: Upstream,
+        upstreams: Mapping[str, Upstream],
+        foreign: Callable[[Place, Guard], Upstream],
         keeper: Keeper,
         limits: LimitSettings,
         occupancy: Occupancy,
         token_wait: float,
         observe: Observer,
+        placeholder: Placeholder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.upstream_name = upstream.name
+        """`foreign` makes what a request to another host goes through, once.
+
+        With a `placeholder`, only clients that show it get to an upstream.
+        """
+        self.names = Names(upstreams)
         self.draining = False
-        self._upstream = upstream
+        self._upstreams = upstreams
+        self._foreign = foreign
+        self._placeholder = placeholder
         self._keeper = keeper
         self._limits = limits
         self._occupancy = occupancy
@@ -88,7 +108,7 @@ class Handler:
         self._websockets: WeakSet[Relay] = WeakSet()
 
     def __repr__(self) -> str:
-        return f"<Handler to {self._upstream.name}>"
+        return f"<Handler to {', '.join(self._upstreams)}>"
 
     def drain(self) -> None:
         """Let each request be its connection's last, and end what never ends by itself."""
@@ -96,8 +116,8 @@ class Handler:
         for each in self._websockets:
             each.leave()
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        fact = Fact(self._upstream.name, method=request.method)
+    async def __call__(self, request: FrontRequest) -> web.StreamResponse:
+        fact = Fact(request.entrance.upstream, method=request.method)
         started = self._clock()
         self._occupancy.requests += 1
         try:
@@ -118,7 +138,7 @@ class Handler:
             self._observe(fact)
 
     async def _serve_in_time(
-        self, request: web.BaseRequest, fact: Fact, limit: float
+        self, request: FrontRequest, fact: Fact, limit: float
     ) -> web.StreamResponse:
         try:
             async with asyncio.timeout(limit) as total:
@@ -129,9 +149,18 @@ class Handler:
             raise TotalTimeout(f"The request was not over within {limit:g} s.") from None
 
     async def _serve(
-        self, request: web.BaseRequest, fact: Fact, total: asyncio.Timeout | None
+        self, request: FrontRequest, fact: Fact, total: asyncio.Timeout | None
     ) -> web.StreamResponse:
         out = self._admit(request, fact)
+        try:
+            return await self._send(request, out, fact, total)
+        finally:
+            if out.is_foreign:
+                await out.upstream.close()
+
+    async def _send(
+        self, request: FrontRequest, out: Outgoing, fact: Fact, total: asyncio.Timeout | None
+    ) -> web.StreamResponse:
         if out.body is not None:
             await out.body.prefetch()
         attempt = await self._answered(out, fact)
@@ -141,40 +170,99 @@ class Handler:
 
     # Admit
 
-    def _admit(self, request: web.BaseRequest, fact: Fact) -> Outgoing:
+    def _admit(self, request: FrontRequest, fact: Fact) -> Outgoing:
         """Check a request and turn it into what goes upstream. Raises refusals."""
         if self._occupancy.too_many_requests:
             raise TooManyRequests(
                 "As many requests as are allowed are being served already.", retry_after=1
             )
         keys = self._keeper.known_keys
-        raw_target = request.raw_path.encode("utf-8", "surrogateescape")
-        target, places = without_keys(origin_form(request.method, raw_target), keys)
+        route = self._route(request)
+        fact.upstream = route.upstream or OTHER_HOSTS
+        target, places = without_keys(route.target, keys, by_name=route.other is None)
         fact.path = target.partition(b"?")[0].decode("latin-1")
         found = fields.read_request(
-            request.raw_headers, request.version, keys, self._limits.header_bytes
+            request.raw_headers,
+            request.version,
+            keys,
+            self._limits.header_bytes,
+            is_foreign=route.other is not None,
         )
         fact.stripped = found.stripped + places
+        if route.other is not None:
+            return self._admit_foreign(request, self._foreign(*route.other), target, found)
+        self._check_client(request, route.target)
+        return self._admit_own(request, self._upstreams[route.upstream], target, found)
+
+    def _route(self, request: FrontRequest) -> Route:
+        host = request.headers.get(hdrs.HOST)
+        return select(
+            self.names,
+            request.entrance,
+            request.method,
+            request.raw_path.encode("utf-8", "surrogateescape"),
+            None if host is None else host.encode("utf-8", "surrogateescape"),
+        )
+
+    def _check_client(self, request: FrontRequest, target: bytes) -> None:
+        """Raise the refusal that fits unless the client may use the upstreams."""
+        placeholder, entrance = self._placeholder, request.entrance
+        if placeholder is None or entrance.known:
+            return
+        if not placeholder.is_shown(request.raw_headers, target):
+            asks_a_proxy = entrance.forwards and not request.raw_path.startswith("/")
+            refusal = ProxyClientUnknown if asks_a_proxy else ClientUnknown
+            raise refusal(
+                "This proxy serves one command, which shows the MOBULA_API_KEY that it was given."
+            )
+
+    def _admit_own(
+        self,
+        request: FrontRequest,
+        upstream: Upstream,
+        target: bytes,
+        found: fields.RequestHeaders,
+    ) -> Outgoing:
         handshake = None
         if found.upgrade:
             own_key = b64encode(os.urandom(16))
             handshake = pass_on(request.method, request.version, found, own_key)
-        prefix = b"" if target == b"*" else self._upstream.prefix
+        prefix = b"" if target == b"*" else upstream.prefix
         if manages_tokens(target) or (prefix and manages_tokens(prefix + target)):
             raise AuthPathDenied(
                 "The proxy mints and revokes tokens itself; /api/2/auth is not for its clients."
             )
-        body = None
-        if found.chunked or found.length not in (None, b"0"):
-            body = RequestBody(
-                request,
-                limits=self._limits,
-                length=None if found.length is None else int(found.length),
-                expected=found.expects_continue,
-                clock=self._clock,
-            )
-        head = fields.request_head(request.method, prefix + target, self._upstream.authority, found)
-        return Outgoing(request.method, head, body, found.chunked, handshake)
+        body = self._body_of(request, found)
+        head = fields.request_head(request.method, prefix + target, upstream.authority, found)
+        return Outgoing(upstream, request.method, head, body, found.chunked, handshake)
+
+    def _admit_foreign(
+        self,
+        request: FrontRequest,
+        upstream: Upstream,
+        target: bytes,
+        found: fields.RequestHeaders,
+    ) -> Outgoing:
+        if found.upgrade:
+            raise UpgradeUnsupported("Upgrades of other hosts' connections need a CONNECT.")
+        body = self._body_of(request, found)
+        head = fields.request_head(request.method, target, upstream.authority, found)
+        return Outgoing(
+            upstream, request.method, head, body, found.chunked, is_foreign=True
+        )
+
+    def _body_of(
+        self, request: FrontRequest, found: fields.RequestHeaders
+    ) -> RequestBody | None:
+        if not found.chunked and found.length in (None, b"0"):
+            return None
+        return RequestBody(
+            request,
+            limits=self._limits,
+            length=None if found.length is None else int(found.length),
+            expected=found.expects_continue,
+            clock=self._clock,
+        )
 
     # Send and settle
 
@@ -191,40 +279,54 @@ class Handler:
                     raise
                 lost = True
                 continue
+            if attempt.lease is None:
+                return attempt
             try:
-                again = await self._settle(attempt, out, refused)
+                again = await self._settle(attempt, attempt.lease, out, refused)
             except BaseException:
-                self._keeper.settle(attempt.lease, Outcome.UNKNOWN)
-                await self._discard(attempt)
+                await self._give_up(attempt)
                 raise
             if not again:
                 return attempt
-            await self._discard(attempt)
+            await attempt.discard()
 
     async def _attempt(self, out: Outgoing, refused: dict[str, Token], *, fresh: bool) -> Attempt:
-        attempt = Attempt(*await self._equip(refused, fresh=fresh))
+        if out.is_foreign:
+            attempt = Attempt(out.upstream, await out.upstream.acquire(fresh=fresh), None)
+        else:
+            attempt = Attempt(
+                out.upstream, *await self._equip(out.upstream, refused, fresh=fresh)
+            )
         try:
             await attempt.send(out)
         except BaseException:
-            self._keeper.settle(attempt.lease, Outcome.UNKNOWN)
-            await self._discard(attempt)
+            await self._give_up(attempt)
             raise
         return attempt
 
-    async def _equip(self, refused: dict[str, Token], *, fresh: bool) -> tuple[Connection, Lease]:
+    async def _give_up(self, attempt: Attempt) -> None:
+        if attempt.lease is not None:
+            self._keeper.settle(attempt.lease, Outcome.UNKNOWN)
+        await attempt.discard()
+
+    async def _equip(
+        self, upstream: Upstream, refused: dict[str, Token], *, fresh: bool
+    ) -> tuple[Connection, Lease]:
         """Get a connection and a lease, both good at this very moment. Raises refusals."""
         deadline = self._clock() + self._token_wait
         while True:
             await self._keeper.wait_for_token(deadline - self._clock(), refused)
-            connection = await self._upstream.acquire(fresh=fresh)
+            connection = await upstream.acquire(fresh=fresh)
             lease = self._keeper.lease(refused)
             if lease is not None:
                 return connection, lease
-            self._upstream.release(connection)
+            upstream.release(connection)
 
-    async def _settle(self, attempt: Attempt, out: Outgoing, refused: dict[str, Token]) -> bool:
+    async def _settle(
+        self, attempt: Attempt, lease: Lease, out: Outgoing, refused: dict[str, Token]
+    ) -> bool:
         """Settle the lease by the answer's head; tell whether the request goes again."""
-        lease, status = attempt.lease, attempt.head.status
+        status = attempt.head.status
         if status not in REFUSALS and status != USED_UP:
             self._keeper.settle(lease, Outcome.USED if status < 400 else Outcome.UNKNOWN)
             return False
@@ -255,12 +357,6 @@ class Handler:
                 return False
         return True
 
-    async def _discard(self, attempt: Attempt) -> None:
-        try:
-            await attempt.stop()
-        finally:
-            self._upstream.release(attempt.connection)
-
     # Relay
 
     async def _answer(
@@ -273,7 +369,7 @@ class Handler:
         """Bring the answer to the client; the upstream is let go as soon as it has given all."""
         transport = request.transport
         if transport is None:
-            await self._discard(attempt)
+            await attempt.discard()
             return SENT_CLOSE
         client = Client(request, transport, self._limits, self._clock)
         try:
@@ -285,7 +381,7 @@ class Handler:
                     await self._switch(client, attempt, fact, handshake)
                     keep = False
             finally:
-                await self._discard(attempt)
+                await attempt.discard()
             if not client.has_all:
                 await client.flush()
         except BaseException as error:

@@ -36,6 +36,7 @@ HOP_BY_HOP = {
 }
 _SET_BY_US = {b"host", b"content-length", b"expect"}
 _SPECIAL = HOP_BY_HOP | _SET_BY_US | CREDENTIALS.keys()
+_SPECIAL_TO_ALL = HOP_BY_HOP | _SET_BY_US | {b"proxy-authorization"}
 _ERROR_HEADER = b"x-mobula-proxy-error"
 _NOT_RELAYED = HOP_BY_HOP | {b"content-length", _ERROR_HEADER}
 
@@ -57,22 +58,29 @@ class RequestHeaders:
 
 
 def read_request(
-    raw: RawHeaders, version: tuple[int, int], keys: KeyFinder, most_bytes: int
+    raw: RawHeaders,
+    version: tuple[int, int],
+    keys: KeyFinder,
+    most_bytes: int,
+    *,
+    is_foreign: bool = False,
 ) -> RequestHeaders:
     """Sort a client's header fields. Raises the refusal that fits.
 
     The parser has checked each field's syntax, that there is one Host, and that no length
-    contradicts another; here is what it leaves to its user.
+    contradicts another; here is what it leaves to its user. The client's credentials stay in a
+    foreign request, which is for a host that is no upstream: there they are that host's.
     """
     if version not in ((1, 0), (1, 1)):
         raise VersionUnsupported("This proxy speaks HTTP/1.1.")
     found = RequestHeaders()
     special: list[tuple[bytes, bytes]] = []
+    kept_back = _SPECIAL_TO_ALL if is_foreign else _SPECIAL
     size = 0
     for name, value in raw:
         size += len(name) + len(value) + 4
         low = name.lower()
-        if low in _SPECIAL:
+        if low in kept_back:
             special.append((low, value))
         elif keys.occur_in(line := b"%b: %b\r\n" % (name, value)):
             found.stripped.append("header")

@@ -14,6 +14,8 @@ class Occupancy:
     most_requests: int
     connections: int = 0
     requests: int = 0
+    tunnels: int = 0
+    """Those of the connections that are blind tunnels."""
 
     @property
     def too_many_connections(self) -> bool:

@@ -1,15 +1,18 @@
 """The stage of each listener mode: a client's way in, a proxy, and a scripted upstream."""
 
+import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.doors import DOORS, Enter
+from conformance.doors import DOORS, HOST, Enter, Serve
 from conformance.exchange import Stage
 from harness import SecretScan, until_ready
 from proxy.app import App
 from proxy.sandbox import Sandbox
-from wire import Far, between
+from wire import Far, Upstream, between
 
 
 @pytest.fixture(params=DOORS)
@@ -18,17 +21,38 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-async def app(mode: str, far: Far, sandbox: Sandbox, scan: SecretScan) -> AsyncIterator[App]:
-    async with between(far, sandbox, scan, listener={"mode": mode}) as app:
-        await until_ready(app)
-        yield app
+@pytest.fixture(scope="session")
+def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ca")
 
 
 @pytest.fixture
-def enter(mode: str, app: App) -> Enter:
+def serve(mode: str, sandbox: Sandbox, scan: SecretScan, ca_folder: Path) -> Serve:
+    @contextlib.asynccontextmanager
+    async def serve(upstream: Upstream, **sections: Any) -> AsyncIterator[tuple[App, Enter]]:
+        sections = {"listener": {"mode": mode}, "ca": {"dir": str(ca_folder)}, **sections}
+        async with between(upstream, sandbox, scan, name=HOST, **sections) as app:
+            await until_ready(app)
+            yield app, DOORS[mode](app, ca_folder)
+
+    return serve
+
+
+@pytest.fixture
+async def app_and_enter(serve: Serve, far: Far) -> AsyncIterator[tuple[App, Enter]]:
+    async with serve(far) as both:
+        yield both
+
+
+@pytest.fixture
+def app(app_and_enter: tuple[App, Enter]) -> App:
+    return app_and_enter[0]
+
+
+@pytest.fixture
+def enter(app_and_enter: tuple[App, Enter]) -> Enter:
     """Open a client's connection."""
-    return DOORS[mode](app)
+    return app_and_enter[1]
 
 
 @pytest.fixture

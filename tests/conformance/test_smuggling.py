@@ -12,12 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.doors import DOORS, Enter
+from conformance.doors import Enter, Serve
 from conformance.parsers import Request, read_aiohttp, read_h11, read_llhttp
 from conformance.recorder import Recorder
-from harness import SecretScan, until_ready
-from proxy.sandbox import Sandbox
-from wire import between
 
 LIMITS = {"header_timeout": "50ms", "body_timeout": "50ms"}
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -56,13 +53,9 @@ class Checked:
 
 
 @pytest.fixture
-async def checked(mode: str, sandbox: Sandbox, scan: SecretScan) -> AsyncIterator[Checked]:
-    async with (
-        Recorder() as recorder,
-        between(recorder, sandbox, scan, listener={"mode": mode}, limits=LIMITS) as app,
-    ):
-        await until_ready(app)
-        yield Checked(DOORS[mode](app), recorder)
+async def checked(serve: Serve) -> AsyncIterator[Checked]:
+    async with Recorder() as recorder, serve(recorder, limits=LIMITS) as (_, enter):
+        yield Checked(enter, recorder)
 
 
 def post(*fields: bytes, version: bytes = b"1.1", body: bytes = b"") -> bytes:

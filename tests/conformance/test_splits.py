@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.corpus import CORPUS
-from conformance.doors import DOORS, Enter
+from conformance.doors import Enter, Serve
 from conformance.exchange import Exchange, Pieces, Stage
-from harness import SecretScan
-from proxy.sandbox import Sandbox
-from wire import Far, Wire, between
+from wire import Far, Wire
 
 
 def cut_at(place: int) -> Pieces:
@@ -139,11 +137,9 @@ async def marks(up: Wire) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("connections", [1, 2])
 async def test_each_of_two_clients_gets_its_own_answers_whole(
-    mode: str, far: Far, sandbox: Sandbox, scan: SecretScan, connections: int
+    serve: Serve, far: Far, connections: int
 ) -> None:
-    upstream = {"connections": connections}
-    async with between(far, sandbox, scan, listener={"mode": mode}, upstream=upstream) as app:
-        enter = DOORS[mode](app)
+    async with serve(far, upstream={"connections": connections}) as (app, enter):
 
         @settings(max_examples=200)
         @given(plan=PLANS)

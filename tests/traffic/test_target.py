@@ -1,13 +1,27 @@
 """The request target: bytes in, bytes out."""
 
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness import KEY
-from proxy.errors import MalformedRequest, MethodDenied
+from proxy.errors import HostDenied, MalformedRequest, MethodDenied, Misdirected
+from proxy.network.guard import Guard
 from proxy.tokens.key import KnownKeys, parse_key
-from proxy.traffic.target import is_host, manages_tokens, origin_form, without_keys
+from proxy.traffic.target import (
+    Entrance,
+    Names,
+    Place,
+    Route,
+    is_host,
+    manages_tokens,
+    read_place,
+    select,
+    without_keys,
+)
 
 RAW_KEY = KEY.encode()
 ENCODED_KEY = "".join(f"%{ord(each):02x}" for each in KEY).encode()
@@ -21,6 +35,197 @@ def known_keys(*values: str) -> KnownKeys:
 
 
 KEYS = known_keys()
+
+FIRST, SECOND, THIRD = "api.mobula.io", "demo-api.mobula.io", "localhost:9000"
+NAMES = Names([FIRST, SECOND, THIRD])
+ANY = Guard(private=True)
+REVERSE = Entrance(FIRST)
+FORWARD = Entrance(FIRST, forwards=True, others=ANY)
+DENYING = Entrance(FIRST, forwards=True)
+PINNED = Entrance(SECOND, pinned=frozenset({SECOND}))
+TORN = Entrance(SECOND, pinned=frozenset())
+
+
+def origin_form(method: str, target: bytes) -> bytes:
+    """The target as an upstream gets it, whatever the entrance."""
+    paths = {select(NAMES, each, method, target, None).target for each in (REVERSE, FORWARD)}
+    (path,) = paths
+    return path
+
+
+# Which upstream it is for
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (b"api.mobula.io", FIRST),
+        (b"demo-api.mobula.io", SECOND),
+        (b"DEMO-API.Mobula.io", SECOND),
+        (b"demo-api.mobula.io.", SECOND),
+        (b"demo-api.mobula.io:8080", SECOND),
+        (b"localhost:9000", THIRD),
+        (b"localhost:09000", THIRD),
+        (b"localhost:9001", FIRST),
+        (b"localhost", FIRST),
+        (b"x.demo-api.mobula.io", FIRST),
+        (b"demo-api.mobula.io.evil.test", FIRST),
+        (b"127.0.0.1:8080", FIRST),
+        (b"a" * 300, FIRST),
+        (b"demo-api%2emobula.io", FIRST),
+        (None, FIRST),
+    ],
+)
+def test_reverse_listener_goes_by_host_and_else_to_its_own_upstream(
+    host: bytes | None, expected: str
+) -> None:
+    assert select(NAMES, REVERSE, "GET", b"/x", host) == Route(b"/x", expected)
+
+
+def test_listener_bound_to_another_upstream_sends_what_names_none_there() -> None:
+    assert select(NAMES, Entrance(SECOND), "GET", b"/x", b"127.0.0.1").upstream == SECOND
+
+
+@pytest.mark.parametrize("entrance", [REVERSE, FORWARD, DENYING])
+def test_absolute_target_goes_before_host(entrance: Entrance) -> None:
+    route = select(NAMES, entrance, "GET", b"http://demo-api.mobula.io/x", b"api.mobula.io")
+    assert route == Route(b"/x", SECOND)
+
+
+@pytest.mark.parametrize("target", [b"http://other.test:81/x?y", b"http://OTHER.test.:81/x?y"])
+def test_forward_listener_sends_an_absolute_target_to_another_host(target: bytes) -> None:
+    route = select(NAMES, FORWARD, "GET", target, b"api.mobula.io")
+    assert route == Route(b"/x?y", other=(Place("other.test", 81), ANY))
+
+
+def test_forward_listener_that_denies_other_hosts_says_so() -> None:
+    with pytest.raises(HostDenied):
+        select(NAMES, DENYING, "GET", b"http://other.test/x", b"api.mobula.io")
+
+
+def test_secure_target_at_another_host_is_not_sent_in_clear() -> None:
+    with pytest.raises(HostDenied):
+        select(NAMES, FORWARD, "GET", b"https://other.test/x", b"other.test")
+
+
+def test_secure_target_at_an_upstream_goes_there() -> None:
+    assert select(NAMES, FORWARD, "GET", b"https://api.mobula.io/x", None).upstream == FIRST
+
+
+def test_reverse_listener_takes_no_other_host_from_a_target() -> None:
+    assert select(NAMES, REVERSE, "GET", b"http://other.test/x", None) == Route(b"/x", FIRST)
+
+
+def test_path_on_a_forward_listener_is_served_as_on_a_reverse_one() -> None:
+    assert select(NAMES, FORWARD, "GET", b"/x", b"127.0.0.1:8080") == Route(b"/x", FIRST)
+
+
+@pytest.mark.parametrize("host", [b"demo-api.mobula.io", b"demo-api.mobula.io:443", None])
+def test_pinned_connection_serves_its_own_upstream(host: bytes | None) -> None:
+    assert select(NAMES, PINNED, "GET", b"/x", host) == Route(b"/x", SECOND)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"/x", b"api.mobula.io"),
+        (b"/x", b"other.test"),
+        (b"/x", b""),
+        (b"http://api.mobula.io/x", b"demo-api.mobula.io"),
+        (b"http://other.test/x", b"demo-api.mobula.io"),
+    ],
+)
+def test_pinned_connection_serves_no_other(target: bytes, host: bytes) -> None:
+    with pytest.raises(Misdirected):
+        select(NAMES, PINNED, "GET", target, host)
+
+
+@pytest.mark.parametrize("host", [b"demo-api.mobula.io", b"api.mobula.io", None])
+def test_connection_whose_connect_and_server_name_differ_serves_nothing(
+    host: bytes | None,
+) -> None:
+    with pytest.raises(Misdirected):
+        select(NAMES, TORN, "GET", b"/x", host)
+
+
+HOSTS = st.one_of(
+    st.sampled_from([FIRST, SECOND, THIRD, "localhost", "other.test", "127.0.0.1", "[::1]"]),
+    st.from_regex(r"[a-zA-Z0-9._~!$&'()*+,;=%-]{1,12}", fullmatch=True),
+    st.ip_addresses(v=6).map(lambda each: f"[{each}]"),
+)
+PORTS = st.one_of(
+    st.just(""), st.sampled_from([":", ":80", ":443", ":9000", ":09000", ":0"]),
+    st.integers(0, 99999).map(":{}".format),
+)  # fmt: skip
+AUTHORITIES = st.builds("{}{}".format, HOSTS, PORTS)
+PATHS = st.from_regex(r"(/[a-zA-Z0-9/%@:.?#]{0,12})?", fullmatch=True)
+TARGETS = st.one_of(
+    st.builds("{}://{}{}".format, st.sampled_from(["http", "https", "HTTP"]), AUTHORITIES, PATHS),
+    PATHS.filter(bool),
+)
+
+
+@given(target=TARGETS, host=AUTHORITIES)
+@example(target="http://api.mobula.io#@evil.test/", host="a")
+@example(target="http://api.mobula.io?@evil.test/", host="a")
+@example(target="//evil.test/x", host="a")
+def test_selector_takes_what_another_parser_takes_for_the_host(target: str, host: str) -> None:
+    """If it goes to an upstream other than the listener's own, `urllib` reads that one's name."""
+    try:
+        route = select(NAMES, FORWARD, "GET", target.encode(), host.encode())
+    except (HostDenied, MalformedRequest):
+        return
+    read = urlsplit(target if not target.startswith("/") else f"http://{host}{target}")
+    said = (read.hostname or "").removesuffix(".")
+    if route.other is not None:
+        assert same_host(route.other[0].host, said)
+        assert said not in (FIRST, SECOND)
+    elif route.upstream != FIRST:
+        assert said == route.upstream.partition(":")[0]
+
+
+def same_host(one: str, other: str) -> bool:
+    return one == other or (":" in one and ip_address(one) == ip_address(other))
+
+
+@given(
+    target=TARGETS,
+    host=st.none() | AUTHORITIES,
+    pinned=st.frozensets(st.sampled_from([FIRST, SECOND, THIRD])),
+)
+def test_pinned_connection_never_serves_what_it_is_not_pinned_to(
+    target: str, host: str | None, pinned: frozenset[str]
+) -> None:
+    entrance = Entrance(SECOND, pinned=pinned, forwards=True, others=ANY)
+    try:
+        route = select(NAMES, entrance, "GET", target.encode(), host and host.encode())
+    except (Misdirected, MalformedRequest):
+        return
+    assert route.other is None
+    assert route.upstream in pinned
+
+
+@given(st.binary(max_size=40), st.none() | st.binary(max_size=20))
+def test_selector_refuses_or_routes_whatever_it_is_given(
+    target: bytes, host: bytes | None
+) -> None:
+    for entrance in (REVERSE, FORWARD, DENYING, PINNED, TORN):
+        try:
+            route = select(NAMES, entrance, "GET", target, host)
+        except (MalformedRequest, HostDenied, Misdirected):
+            continue
+        assert bool(route.upstream) != bool(route.other)
+        assert target.endswith(route.target.removeprefix(b"/"))
+
+
+@pytest.mark.parametrize("text", [b"[::1", b"[1::2::3]", b"[1]", b"", b":80", b"a b", b"[::1]x"])
+def test_what_is_no_host_is_no_place(text: bytes) -> None:
+    assert read_place(text) is None
+
+
+def test_place_of_an_address_has_one_form() -> None:
+    assert read_place(b"[0:0::0:1]:80") == read_place(b"[::1]:80") == Place("::1", 80)
+    assert str(Place("::1", 80)) == "[::1]:80"
 
 
 # Its form

@@ -1,0 +1,317 @@
+"""How a client's connection opens before requests run on it: with a CONNECT, with TLS, or both."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from proxy.config import LimitSettings
+from proxy.errors import (
+    HeadersTooLarge,
+    Refusal,
+    RequestTimeout,
+    TlsRequired,
+    TooManyConnections,
+)
+from proxy.network.guard import Guard
+from proxy.traffic.connect import Connect, read_connect
+from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
+from proxy.traffic.front import FAREWELLS, HEAD_END, FrontServer
+from proxy.traffic.occupancy import Occupancy
+from proxy.traffic.placeholder import Placeholder
+from proxy.traffic.target import Entrance, Names, Place, guard_of
+from proxy.traffic.tls import HANDSHAKE, Terminator, why_it_failed
+from proxy.traffic.tunnel import Tunnel
+
+CONNECT = b"CONNECT "
+ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What the connections of one listener have in common while they open."""
+
+    front: FrontServer
+    """Takes over once requests come."""
+    entrance: Entrance
+    names: Names
+    terminator: Terminator
+    dial: Callable[[Place, Guard], Awaitable[socket.socket]]
+    """Connects to another host. Raises refusals."""
+    limits: LimitSettings
+    occupancy: Occupancy
+    observe: Observer
+    placeholder: Placeholder | None
+    opens_with_tls: bool
+    """Whether clients speak TLS from the first byte on; else it is HTTP, as to a proxy."""
+
+
+class Opening(asyncio.Protocol):
+    """A connection until it is known what runs on it; the rules:
+
+    - Bytes are held until they tell enough, in bounded number and time.
+    - A connection that carries HTTP, in TLS that ended here or without, becomes a `FrontConnection`
+      of which is known what it is for (`Entrance`).
+    - One to another host becomes a `Tunnel`; here nothing is read of it.
+    """
+
+    def __init__(self, gate: Gate, opened: Callable[["Opening"], None]) -> None:
+        """`opened` is called once, when the connection is no longer this object's to look after."""
+        self._gate = gate
+        self._opened = opened
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._entrance = gate.entrance
+        self._held = b""
+        """What came and is not judged yet."""
+        self._judge: Callable[[], None] = self._await_tls if gate.opens_with_tls else self._await_head
+        self._host = ""
+        """What a CONNECT has named, once there was one."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._tunnel: Tunnel | None = None
+
+    def __repr__(self) -> str:
+        return f"<Opening {len(self._held)} bytes held>"
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        occupancy = self._gate.occupancy
+        occupancy.connections += 1
+        if occupancy.connections > occupancy.most_connections + FAREWELLS:
+            self._transport.abort()
+        self._timer = self._loop.call_later(self._gate.limits.header_timeout, self._expired)
+
+    def data_received(self, data: bytes) -> None:
+        self._held += data
+        self._judge()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's hook
+        self._let_go()
+
+    # What the listener calls
+
+    def close_if_idle(self) -> None:
+        """Close what has asked for nothing yet, and tunnels that nothing passes."""
+        if self._tunnel is not None:
+            self._tunnel.leave()
+        elif not self._held and self._task is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._tunnel is not None:
+            self._tunnel.abort()
+        elif self._transport is not None:
+            self._transport.abort()
+
+    # What comes
+
+    def _await_head(self) -> None:
+        """Tell a CONNECT from a request at once."""
+        self._held = self._held.lstrip(b"\r\n")
+        limits = self._gate.limits
+        end = self._held.find(HEAD_END)
+        if not (self._held.startswith(CONNECT) or CONNECT.startswith(self._held)):
+            self._serve()
+        elif end >= 0:
+            end += len(HEAD_END)
+            head, self._held = self._held[:end], self._held[end:]
+            self._begin(head)
+        elif len(self._held) > limits.target_bytes + limits.header_bytes:
+            self._refuse(HeadersTooLarge("The head of the CONNECT is longer than heads may be."))
+
+    def _begin(self, head: bytes) -> None:
+        try:
+            asked = read_connect(head, self._gate.limits.header_count)
+            name = self._gate.names.find(str(asked.place).encode())
+            if name is None:
+                self._tunnel_to(asked.place, guard_of(asked.place, self._entrance))
+            else:
+                self._intercept(asked, name)
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _intercept(self, asked: Connect, name: str) -> None:
+        """Answer a CONNECT to an upstream as if it had been made."""
+        placeholder = self._gate.placeholder
+        self._host = asked.place.host
+        self._entrance = replace(
+            self._entrance,
+            upstream=name,
+            pinned=frozenset({name}),
+            known=self._entrance.known
+            or (placeholder is not None and placeholder.is_shown(asked.headers)),
+        )
+        self._judge = self._await_tls
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        self._transport.write(ESTABLISHED)
+        if self._held:
+            self._judge()
+
+    def _await_tls(self) -> None:
+        """Tell TLS from plain HTTP, as which some clients send what is for port 80."""
+        if self._held[0] == HANDSHAKE:
+            self._start(self._end_tls())
+        elif self._host:
+            self._serve()
+        else:
+            self._refuse(TlsRequired("Use https:// here, or a listener of mode reverse."))
+
+    def _tunnel_to(self, place: Place, guard: Guard) -> None:
+        self._entrance = replace(self._entrance, upstream=OTHER_HOSTS)
+        if self._gate.occupancy.too_many_connections:
+            raise TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        self._transport.pause_reading()
+        self._start(self._run_tunnel(place, guard))
+
+    def _expired(self) -> None:
+        """Refuse a head that is too slow; TLS and dialling have clocks of their own."""
+        self._timer = None
+        if self._task is not None:
+            return
+        limit = self._gate.limits.header_timeout
+        if self._held and not self._gate.opens_with_tls:
+            self._refuse(RequestTimeout(f"The request's head took longer than {limit:g} s."))
+        elif self._transport is not None:
+            self._transport.abort()
+
+    # What becomes of it
+
+    def _serve(self) -> None:
+        """Have requests run on it."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        self._hand_over(self._transport)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Refuse it, and never read what else the client has sent."""
+        self._held = b""
+        if self._transport is not None and not self._transport.is_closing():
+            self._hand_over(self._transport, refusal)
+
+    def _hand_over(self, transport: asyncio.Transport, refusal: Refusal | None = None) -> None:
+        held, self._held = self._held, b""
+        self._let_go()
+        connection = self._gate.front.enter(self._entrance)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if refusal is not None:
+            connection.turn_away(refusal)
+        elif held:
+            connection.data_received(held)
+
+    def _let_go(self) -> None:
+        """Look after it no longer: it is gone, or another object's."""
+        if self._transport is None:
+            return
+        self._transport = None
+        self._gate.occupancy.connections -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+        self._opened(self)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on with what takes time; `_judge` is not called meanwhile."""
+        self._judge = lambda: None
+        self._task = self._loop.create_task(self._survive(work))
+
+    async def _survive(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            LOG.exception("A connection could not be opened")
+            self.abort()
+        finally:
+            self._let_go()
+
+    # TLS
+
+    async def _end_tls(self) -> None:
+        transport, terminator = self._transport, self._gate.terminator
+        if transport is None:
+            return
+        starting = self._loop.create_task(
+            self._loop.start_tls(
+                transport,
+                self,
+                terminator.for_host(self._host) if self._host else terminator.by_name,
+                server_side=True,
+                ssl_handshake_timeout=self._gate.limits.header_timeout,
+            )
+        )
+        # Just behind the turn of the loop in which TLS has begun to listen, and before it reads.
+        self._loop.call_soon(self._loop.call_soon, self._feed, transport)
+        try:
+            tls = await starting
+        except OSError as error:
+            self._report(why_it_failed(error))
+            return
+        if tls is not None and not tls.is_closing():
+            self._entrance = self._agreed(terminator.server_name(tls.get_extra_info("ssl_object")))
+            self._hand_over(tls)
+
+    def _feed(self, transport: asyncio.Transport) -> None:
+        """Give to TLS what has come for it already."""
+        held, self._held = self._held, b""
+        if transport.get_protocol() is self:
+            return
+        tls = cast("asyncio.BufferedProtocol", transport.get_protocol())
+        while held:
+            buffer = memoryview(tls.get_buffer(len(held)))
+            size = min(len(buffer), len(held))
+            buffer[:size] = held[:size]
+            tls.buffer_updated(size)
+            held = held[size:]
+
+    def _agreed(self, name: str | None) -> Entrance:
+        """Return what a connection is for whose client has asked for a server name, or for none."""
+        if self._host:
+            agrees = name is None or name == self._host
+            return self._entrance if agrees else replace(self._entrance, pinned=frozenset())
+        names = self._gate.names
+        pinned = names.on(name or names.host_of(self._entrance.upstream))
+        first = self._entrance.upstream
+        return replace(
+            self._entrance, upstream=first if first in pinned else min(pinned), pinned=pinned
+        )
+
+    def _report(self, refusal: Refusal) -> None:
+        self._gate.observe(Fact(self._entrance.upstream, code=refusal.code))
+
+    # Tunnels
+
+    async def _run_tunnel(self, place: Place, guard: Guard) -> None:
+        started = self._loop.time()
+        try:
+            sock = await self._gate.dial(place, guard)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        if self._transport is None or self._transport.is_closing():
+            sock.close()
+            return
+        self._tunnel = tunnel = Tunnel(self._gate.limits.tunnel_timeout)
+        await self._loop.create_connection(lambda: tunnel.far, sock=sock)
+        fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), status=200, attempts=1)
+        self._gate.occupancy.tunnels += 1
+        try:
+            await self._join(self._transport, self._tunnel)
+        finally:
+            self._gate.occupancy.tunnels -= 1
+            fact.seconds = self._loop.time() - started
+            self._gate.observe(fact)
+
+    async def _join(self, transport: asyncio.Transport, tunnel: Tunnel) -> None:
+        transport.write(ESTABLISHED)
+        transport.set_protocol(tunnel.client)
+        tunnel.client.connection_made(transport)
+        if self._held:
+            tunnel.client.data_received(self._held)
+            self._held = b""
+        transport.resume_reading()
+        await tunnel.run()

@@ -1,0 +1,29 @@
+"""A request as it comes from a client's connection, which tells more of it than the request does."""
+
+from typing import Protocol, cast
+
+from aiohttp import web
+
+from proxy.traffic.target import Entrance
+
+
+class _Carrier(Protocol):
+    entrance: Entrance
+    takes_more: bool
+
+
+class FrontRequest(web.BaseRequest):
+    """A request whose answer says so if its connection takes no other one."""
+
+    @property
+    def keep_alive(self) -> bool:
+        return super().keep_alive and self._carrier.takes_more
+
+    @property
+    def entrance(self) -> Entrance:
+        """What its connection says of it."""
+        return self._carrier.entrance
+
+    @property
+    def _carrier(self) -> _Carrier:
+        return cast("_Carrier", self.protocol)
