@@ -13,15 +13,18 @@ import yaml
 from msgspec import Meta, field
 from msgspec.structs import force_setattr, replace
 
+from proxy.settings.ip import IpAddress, NameServers
 from proxy.settings.places import (
     Address,
     Bind,
     Directory,
     HttpUrl,
     UpstreamName,
+    names_an_address,
     travels_in_clear,
 )
 from proxy.settings.problems import Problem, SettingsError, full_name
+from proxy.settings.proxy_url import OptionalProxyUrl, ProxyUrl
 from proxy.settings.section import Finding, Section, nearest, parse, plain
 from proxy.settings.sources import read
 from proxy.settings.store_url import MEMORY, AnyStoreUrl, StoreUrl
@@ -46,6 +49,7 @@ __all__ = [
     "ListenerSettings",
     "LogSettings",
     "Problem",
+    "ProxyUrl",
     "Settings",
     "SettingsError",
     "ShutdownSettings",
@@ -98,6 +102,8 @@ class UpstreamSettings(Section, frozen=True, kw_only=True):
     # Empty only before `Settings` has filled in the name, which a reader never sees.
     url: HttpUrl = ""
     """Where requests go: https://host[:port][/prefix]; https:// and the name when left out."""
+    address: IpAddress = None
+    """IP address to connect to, whatever the url's host resolves to."""
     ca_file: Text | None = None
     """PEM file of certificate authorities to trust instead of the system's."""
     connections: Annotated[int, Meta(ge=1)] = 256
@@ -123,7 +129,8 @@ class UpstreamSettings(Section, frozen=True, kw_only=True):
 
     @classmethod
     def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
-        if good.get("insecure") is False and travels_in_clear(good.get("url", "")):
+        url, address = good.get("url", ""), good.get("address")
+        if good.get("insecure") is False and travels_in_clear(url, address):
             yield Finding(
                 ("url",),
                 "the static key and tokens would travel in clear; use https://, "
@@ -284,6 +291,12 @@ class Settings(Section, frozen=True, kw_only=True):
     """Directory for what must survive a restart: the store, unless store.url is set."""
     api_key: ApiKeySettings = ApiKeySettings()
     token: TokenSettings = TokenSettings()
+    resolver: Literal["system", "dns"] = "system"
+    """How names become addresses: as the system does it, or by asking name servers only."""
+    nameservers: NameServers = ()
+    """IP addresses of name servers to ask, with or without a port; else those of the system."""
+    upstream_proxy: OptionalProxyUrl = None
+    """http://[user:password@]host:port of the proxy that leads out of this network, if any."""
     upstreams: dict[UpstreamName, UpstreamSettings] = field(
         default_factory=lambda: {"api.mobula.io": UpstreamSettings()}
     )
@@ -323,6 +336,11 @@ class Settings(Section, frozen=True, kw_only=True):
         if "admin" in good:
             binds.append((("admin", "bind"), good["admin"].bind))
         yield from _shared(binds)
+        if good.get("nameservers") and good.get("resolver") == "system":
+            yield Finding(("nameservers",), "are asked only with resolver: dns; set that beside it")
+        for name, each in good.get("upstreams", {}).items():
+            if each.address and (why := _why_unused(each.url or name, good.get("upstream_proxy"))):
+                yield Finding(("upstreams", name, "address"), f"{why}; leave one of them out")
         if {"role", "state_dir", "store"} <= good.keys():
             yield from _lonely(good["role"], _store_url(good["store"].url, good["state_dir"]))
 
@@ -351,6 +369,13 @@ def _shared(binds: Sequence[tuple[SettingPath, Address]]) -> Iterator[Finding]:
             yield Finding(path, text)
         elif bind.path or bind.port:  # port 0 is a new port each time
             taken[bind] = path
+
+
+def _why_unused(url: str, upstream_proxy: ProxyUrl | None) -> str:
+    """Say why an upstream's fixed address would not be used, or return nothing."""
+    if upstream_proxy is not None:
+        return "cannot be chosen with upstream_proxy, which looks up names itself"
+    return "is not needed where the url has an IP address" if names_an_address(url) else ""
 
 
 def _no_such_upstream(name: str, names: Sequence[str]) -> str:

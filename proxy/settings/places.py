@@ -178,7 +178,17 @@ HttpUrl = Annotated[
 ]
 
 
-def travels_in_clear(url: str) -> bool:
-    """Whether requests to this HttpUrl cross a network unencrypted."""
+def travels_in_clear(url: str, address: str | None) -> bool:
+    """Whether requests to this HttpUrl, or to its fixed address, cross a network unencrypted."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+    return parts.scheme == "http" and not _is_loopback(address or parts.hostname or "")
+
+
+def names_an_address(url: str) -> bool:
+    """Whether the host of this HttpUrl, or of this UpstreamName, is an IP address."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    try:
+        ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return False
+    return True
