@@ -1,0 +1,136 @@
+"""Every outgoing connection is made here, and refused here if it may not be."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Final
+
+import aiohappyeyeballs
+
+from proxy.config import ProxyUrl, Settings
+from proxy.network.address import AddressInfo, ip_of
+from proxy.network.errors import DialError, ResolveError
+from proxy.network.guard import Guard
+from proxy.network.loops import OwnListeners
+from proxy.network.resolver import (
+    Resolver,
+    SystemResolver,
+    is_localhost,
+    make_resolver,
+    numeric,
+)
+from proxy.network.upstream_proxy import pass_through
+
+NEXT_ADDRESS_DELAY: Final = 0.25
+"""Seconds that one address has before the next is tried beside it (RFC 8305, section 5)."""
+CHECK_SECONDS: Final = 2.0
+"""How long looking for a loop may take."""
+
+
+class Dialer:
+    """Makes connections, through the upstream proxy if there is one, and never onto ourselves."""
+
+    def __init__(
+        self, resolver: Resolver | None = None, upstream_proxy: ProxyUrl | None = None
+    ) -> None:
+        self.own = OwnListeners()
+        self._resolver = resolver or SystemResolver()
+        self._proxy = upstream_proxy
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+
+    def __repr__(self) -> str:
+        through = f" through {self._proxy}" if self._proxy else ""
+        return f"<Dialer {self._resolver!r}{through}>"
+
+    async def connect(
+        self, host: str, port: int, *, address: str | None = None, guard: Guard | None = None
+    ) -> socket.socket:
+        """Return a socket that is connected to `host`, non-blocking and without Nagle's delay.
+
+        It connects to the IP `address` if there is one, whatever `host` resolves to. `guard` judges
+        every address before the first packet goes there; what an upstream proxy resolves a name to
+        it cannot see, so behind one it judges IP addresses only. It takes its time: bound it.
+
+        Raises AddressRefused, LoopError, UpstreamProxyError or another OSError.
+        """
+        proxy = self.proxy_for(host)
+        if proxy is None:
+            return await self._open(host, port, address, guard)
+        if guard and (known := numeric(host, port)):
+            guard.allowed(known)
+        sock = await self._open(proxy.place.host, proxy.place.port)
+        try:
+            await pass_through(sock, proxy, host, port)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def proxy_for(self, host: str) -> ProxyUrl | None:
+        """Return the upstream proxy, unless there is none or `host` is this machine."""
+        return None if self._proxy is None or _is_loopback(host) else self._proxy
+
+    async def check(self, host: str, port: int, address: str | None = None) -> None:
+        """Raise LoopError if `connect` would end on ourselves, as far as a short look can tell.
+
+        A name that cannot be looked up now is no loop: `connect` will see.
+        """
+        if proxy := self.proxy_for(host):
+            host, port, address = proxy.place.host, proxy.place.port, None
+        if not self.own.uses(port):
+            return
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                infos = await self.resolve(host, port, address)
+        except OSError:
+            return
+        self.own.others(infos)
+
+    async def resolve(
+        self, host: str, port: int, address: str | None = None
+    ) -> Sequence[AddressInfo]:
+        """Return where to connect to for `host`. Raises OSError."""
+        if address is not None:
+            return numeric(address, port)
+        try:
+            return await self._resolver.resolve(host, port)
+        except UnicodeError:
+            raise ResolveError("its name could not be resolved: it is not a name") from None
+
+    def tls_context(self, ca_file: str | None) -> ssl.SSLContext:
+        """Return the context of all connections that trust these authorities; None: the system's.
+
+        The first one of each kind takes some 16 ms. Raises OSError for a file without certificates.
+        """
+        if ca_file not in self._contexts:
+            context = ssl.create_default_context(cafile=ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            self._contexts[ca_file] = context
+        return self._contexts[ca_file]
+
+    async def _open(
+        self, host: str, port: int, address: str | None = None, guard: Guard | None = None
+    ) -> socket.socket:
+        infos = await self.resolve(host, port, address)
+        if guard:
+            infos = guard.allowed(infos)
+        infos = self.own.others(infos)
+        try:
+            sock = await aiohappyeyeballs.start_connection(
+                infos, happy_eyeballs_delay=NEXT_ADDRESS_DELAY
+            )
+        except RuntimeError as error:  # uvloop has it for some addresses that the system refuses
+            raise DialError("no connection could be made") from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+
+def make_dialer(settings: Settings) -> Dialer:
+    """Return the dialer of these settings."""
+    return Dialer(make_resolver(settings.resolver, settings.nameservers), settings.upstream_proxy)
+
+
+def _is_loopback(host: str) -> bool:
+    return is_localhost(host) or any(ip_of(info[4][0]).is_loopback for info in numeric(host, 0))
