@@ -16,6 +16,7 @@ import structlog
 from proxy import __version__
 from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
 from proxy.network.guard import Guard
+from proxy.network.dialer import Dialer, make_dialer
 from proxy.ops.admin import Admin, Status
 from proxy.ops.logs import AccessLog, DistrustLog, StripLog, TokenLog
 from proxy.ops.metrics import Metrics
@@ -31,6 +32,7 @@ from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Store, StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
 from proxy.traffic.binding import listen
+from proxy.traffic.dialing import dialing
 from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
@@ -83,7 +85,8 @@ class App:
         self._metrics = Metrics()
         self._observe = _announcer(self._metrics, access=settings.log.access)
         self._ca = None
-        self._upstreams = _upstreams(settings)
+        self._dialer = make_dialer(settings)
+        self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
         self._placeholder = Placeholder(placeholder) if placeholder else None
         self._handler = self._build_handler()
@@ -178,7 +181,7 @@ class App:
     def _foreign(self, place: Place, guard: Guard) -> Upstream:
         """Return what one request to a host goes through that is no upstream."""
         settings = UpstreamSettings(url=f"http://{place}", connections=1)
-        return Upstream(OTHER_HOSTS, settings)
+        return Upstream(OTHER_HOSTS, settings, self._dialer, guard)
 
     def _build_listeners(self) -> list[Listener]:
         settings = self._settings
@@ -199,10 +202,8 @@ class App:
 
     async def _dial_other(self, place: Place, guard: Guard) -> socket.socket:
         """Connect to a host that is no upstream. Raises refusals."""
-        loop = asyncio.get_running_loop()
-        sock = socket.socket(); sock.setblocking(False)
-        await loop.sock_connect(sock, (place.host, place.port))
-        return sock
+        async with dialing(str(place), UpstreamSettings().connect_timeout):
+            return await self._dialer.connect(place.host, place.port or 443, guard=guard)
 
     def _terminator(self, listener: ListenerSettings) -> Terminator | None:
         """Return where the TLS of a listener's clients ends, unless it has none."""
@@ -381,11 +382,11 @@ def _announcer(metrics: Metrics, *, access: bool) -> Observer:
 
 def check_authorities(settings: Settings) -> None:
     """Raise ValueError for an upstream whose certificate authorities cannot be read."""
-    _upstreams(settings)
+    _upstreams(settings, make_dialer(settings))
 
 
-def _upstreams(settings: Settings) -> dict[str, Upstream]:
-    return {name: Upstream(name, each) for name, each in settings.upstreams.items()}
+def _upstreams(settings: Settings, dialer: Dialer) -> dict[str, Upstream]:
+    return {name: Upstream(name, each, dialer) for name, each in settings.upstreams.items()}
 
 
 def _require_c_extensions() -> None:

@@ -65,6 +65,10 @@ class HostDenied(Refusal):
     keeps_connection = False
 
 
+class AddressDenied(Refusal):
+    status, code, title = 403, "address_denied", "Address may not be reached"
+
+
 class MethodDenied(Refusal):
     status, code, title = 405, "method_denied", "Method not allowed"
     keeps_connection = False
@@ -182,6 +186,10 @@ class ServerNameUnknown(Refusal):
 
 class HandshakeFailed(Refusal):
     code, title = "tls_handshake_failed", "TLS with the client failed"
+
+
+class UpstreamLoop(Refusal):
+    status, code, title = 508, "upstream_loop", "Upstream leads back to this proxy"
 
 
 # What befalls a WebSocket that is open; it is told in a Close frame, so the status goes nowhere

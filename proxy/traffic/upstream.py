@@ -11,21 +11,18 @@ Idle connections have no task and one timer together. The rules:
 """
 
 import asyncio
-import os
-import socket
 import ssl
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-import aiohappyeyeballs
-
 from proxy.config import UpstreamSettings
-from proxy.errors import UpstreamBusy, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamBusy
+from proxy.network.dialer import Dialer
+from proxy.network.guard import Guard
 from proxy.traffic.connection import Connection
+from proxy.traffic.dialing import dialing, reason
 
-NEXT_ADDRESS_DELAY: Final = 0.25
-"""Seconds that one address has before the next is tried beside it (RFC 8305, section 5)."""
 SWEEP_PAUSE: Final = 0.1
 """Seconds at least between two looks at the idle connections."""
 KEEP_ALIVE_MARGIN: Final = 1.0
@@ -48,16 +45,23 @@ class UpstreamSnapshot:
 class Upstream:
     """One upstream and its pool of connections; of one event loop, and not usable after `close`."""
 
-    def __init__(self, name: str, settings: UpstreamSettings) -> None:
-        """Parse the URL and load the certificate authorities; raise ValueError if one is wrong."""
+    def __init__(
+        self, name: str, settings: UpstreamSettings, dialer: Dialer, *, guard: Guard | None = None
+    ) -> None:
+        """Parse the URL and load the certificate authorities; raise ValueError if one is wrong.
+
+        `guard` is for a host that a client named: it says to which addresses that may lead.
+        """
         url = _parse_url(name, settings.url)
         self.name = name
         self.prefix = url.path.rstrip("/").encode()
         self._host: str = url.hostname or ""
         self._port = url.port or _DEFAULT_PORTS[url.scheme]
         self.authority = _authority(url.scheme, self._host, self._port)
-        self._tls = _tls_context(name, settings) if url.scheme == "https" else None
+        self._tls = _tls_context(name, settings, dialer) if url.scheme == "https" else None
         self._settings = settings
+        self._dialer = dialer
+        self._guard = guard
         self._idle: dict[Connection, None] = {}
         self._busy: set[Connection] = set()
         self._dialing = 0
@@ -115,6 +119,10 @@ class Upstream:
         else:
             self._idle[conn] = None
             self._sweep_at(conn.expires)
+
+    async def check_loop(self) -> None:
+        """Raise LoopError if connections would end on a listener of ours; see `Dialer.check`."""
+        await self._dialer.check(self._host, self._port, self._settings.address)
 
     async def close(self) -> None:
         """Close all connections, busy ones too, and refuse all requests in line and to come."""
@@ -237,7 +245,7 @@ class Upstream:
     async def _dial(self) -> Connection:
         """Connect, on a place that the caller has counted as dialing."""
         try:
-            conn = await self._connect_in_time()
+            conn = await self._connect()
             if self._closed:
                 conn.abort()
                 raise self._closing()
@@ -247,30 +255,18 @@ class Upstream:
             self._dialing -= 1
             self._offer_room()
 
-    async def _connect_in_time(self) -> Connection:
-        limit = self._settings.connect_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await self._connect()
-        except TimeoutError:
-            detail = f"No connection to {self.name} came about within {limit:g} s."
-            raise UpstreamTimeout(detail) from None
-        except (OSError, UnicodeError, RuntimeError) as error:  # uvloop: RuntimeError for some
-            raise UpstreamUnreachable(f"{self.name}: {_reason(error)}.") from error
-
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        sock = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_DELAY
-        )
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _, conn = await loop.create_connection(
-            lambda: Connection(self._settings, loop, self._forget),
-            sock=sock,
-            ssl=self._tls,
-            server_hostname=self._host if self._tls else None,
-        )
+        async with dialing(self.name, self._settings.connect_timeout):
+            sock = await self._dialer.connect(
+                self._host, self._port, address=self._settings.address, guard=self._guard
+            )
+            _, conn = await loop.create_connection(
+                lambda: Connection(self._settings, loop, self._forget),
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=self._host if self._tls else None,
+            )
         return conn
 
 
@@ -301,30 +297,11 @@ def _authority(scheme: str, host: str, port: int) -> bytes:
     return (literal if port == _DEFAULT_PORTS[scheme] else f"{literal}:{port}").encode()
 
 
-def _tls_context(name: str, settings: UpstreamSettings) -> ssl.SSLContext:
-    """Build the one context of an upstream; it takes some 16 ms, so never for each connection."""
+def _tls_context(name: str, settings: UpstreamSettings, dialer: Dialer) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
+        return dialer.tls_context(settings.ca_file)
     except OSError as error:
         raise ValueError(
             f"upstreams.{name}.ca_file: {settings.ca_file!r} does not hold certificates in PEM "
-            f"({_reason(error)})"
+            f"({reason(error)})"
         ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words, fit for clients, why there is no connection."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            return f"its certificate was not accepted: {error.verify_message}"
-        case ssl.SSLError():
-            return f"TLS failed: {error.reason or 'handshake broken off'}"
-        case socket.gaierror() | UnicodeError():
-            return "its name could not be resolved"
-        case OSError(errno=int(number)):
-            return os.strerror(number).lower()
-        case _:
-            return "no connection could be made"

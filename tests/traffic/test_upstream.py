@@ -13,6 +13,7 @@ import trustme
 
 from proxy.config import UpstreamSettings
 from proxy.errors import UpstreamBusy, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable
+from proxy.network.dialer import Dialer
 from proxy.traffic.connection import Connection
 from proxy.traffic.upstream import Upstream, UpstreamSnapshot
 
@@ -75,7 +76,7 @@ async def make(server: Server) -> AsyncIterator[Make]:
 
     def make(url: str = "", **settings: Any) -> Upstream:
         url = url or f"http://127.0.0.1:{server.port}"
-        made.append(Upstream("api", UpstreamSettings(url=url, **settings)))
+        made.append(Upstream("api", UpstreamSettings(url=url, **settings), Dialer()))
         return made[-1]
 
     yield make
@@ -127,7 +128,7 @@ def silent_port() -> Any:
 def test_authority_and_prefix_follow_from_the_url(
     url: str, authority: bytes, prefix: bytes
 ) -> None:
-    upstream = Upstream("api", UpstreamSettings(url=url))
+    upstream = Upstream("api", UpstreamSettings(url=url), Dialer())
     assert (upstream.authority, upstream.prefix) == (authority, prefix)
 
 
@@ -149,7 +150,7 @@ def test_authority_and_prefix_follow_from_the_url(
 def test_url_that_is_no_upstream_is_refused_with_its_key(url: str) -> None:
     settings = UpstreamSettings(url=url)
     with pytest.raises(ValueError, match=r"upstreams\.api\.url"):
-        Upstream("api", settings)
+        Upstream("api", settings, Dialer())
 
 
 def test_ca_file_without_certificates_is_refused_with_its_key(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_ca_file_without_certificates_is_refused_with_its_key(tmp_path: Path) ->
             path.write_text(text)
         settings = UpstreamSettings(url="https://a", ca_file=str(path))
         with pytest.raises(ValueError, match=r"upstreams\.api\.ca_file"):
-            Upstream("api", settings)
+            Upstream("api", settings, Dialer())
 
 
 # Reuse
