@@ -15,8 +15,8 @@ import structlog
 
 from proxy import __version__
 from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
-from proxy.network.guard import Guard
 from proxy.network.dialer import Dialer, make_dialer
+from proxy.network.guard import Guard
 from proxy.ops.admin import Admin, Status
 from proxy.ops.logs import AccessLog, DistrustLog, StripLog, TokenLog
 from proxy.ops.metrics import Metrics
@@ -181,7 +181,7 @@ class App:
     def _foreign(self, place: Place, guard: Guard) -> Upstream:
         """Return what one request to a host goes through that is no upstream."""
         settings = UpstreamSettings(url=f"http://{place}", connections=1)
-        return Upstream(OTHER_HOSTS, settings, self._dialer, guard)
+        return Upstream(OTHER_HOSTS, settings, self._dialer, guard=guard)
 
     def _build_listeners(self) -> list[Listener]:
         settings = self._settings
@@ -213,6 +213,7 @@ class App:
 
     def _authority(self):
         from proxy.traffic.ca import LocalCA  # noqa: PLC0415 - only those who end TLS pay for it
+
         if self._ca is None:
             self._ca = LocalCA.open(self._settings.ca.dir, [])
         return self._ca

@@ -64,6 +64,17 @@ __all__ = [
 ]
 
 
+MOBULA_HOSTS = (
+    "api.mobula.io",
+    "demo-api.mobula.io",
+    "graphql.mobula.io",
+    "production-api.mobula.io",
+    "production-feed.mobula.io",
+    "pulse-v2-api.mobula.io",
+    "stream-evm-prod.mobula.io",
+    "stream-sol-prod.mobula.io",
+)
+"""The hosts that Mobula's own clients call: REST, GraphQL and streams."""
 STORE_FILE = "tokens.db"
 """The store's name in `state_dir`."""
 
@@ -161,7 +172,7 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
     # Empty only before `Settings` has named the first upstream, which a reader never sees.
     upstream: Text = ""
     """Name of the upstream of requests that name none; the first one when left out."""
-    # Null only before `Settings` has filled them in, which a reader of a forward listener never sees.
+    # Null on a forward listener only before `Settings` has filled them in.
     other_hosts: Reached = None
     """Of a forward listener: tunnel or deny hosts that are no upstream; on loopback tunnel."""
     private_hosts: Reached = None
@@ -298,9 +309,10 @@ class Settings(Section, frozen=True, kw_only=True):
     upstream_proxy: OptionalProxyUrl = None
     """http://[user:password@]host:port of the proxy that leads out of this network, if any."""
     upstreams: dict[UpstreamName, UpstreamSettings] = field(
-        default_factory=lambda: {"api.mobula.io": UpstreamSettings()}
+        default_factory=lambda: {name: UpstreamSettings() for name in MOBULA_HOSTS}
     )
-    """By the host (and port) that clients ask for. The first is the default one, and mints."""
+    """By the host (and port) that clients ask for; when left out, all that Mobula has. The first is
+    the default one, and mints."""
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(bind=Address("127.0.0.1", 8080)),)
     """Where apps send their requests; a list from a later source replaces the whole list."""
     admin: AdminSettings = AdminSettings()

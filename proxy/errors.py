@@ -173,6 +173,10 @@ class VersionUnsupported(Refusal):
     keeps_connection = False
 
 
+class UpstreamLoop(Refusal):
+    status, code, title = 508, "upstream_loop", "Upstream leads back to this proxy"
+
+
 # What befalls a client that asks for TLS; it is told by TLS itself, so the status goes nowhere
 
 
@@ -186,10 +190,6 @@ class ServerNameUnknown(Refusal):
 
 class HandshakeFailed(Refusal):
     code, title = "tls_handshake_failed", "TLS with the client failed"
-
-
-class UpstreamLoop(Refusal):
-    status, code, title = 508, "upstream_loop", "Upstream leads back to this proxy"
 
 
 # What befalls a WebSocket that is open; it is told in a Close frame, so the status goes nowhere

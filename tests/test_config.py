@@ -299,7 +299,7 @@ def test_variables_and_flags_without_a_name_are_refused(problems: Problems) -> N
 def test_all_problems_are_told_at_once_each_with_its_place(loading: Loader, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         loading(
-            "token:\n  standbye: 2\nlisteners:\n  - {bind: '127.0.0.1:1', mode: tls}",
+            "token:\n  standbye: 2\nlisteners:\n  - {bind: '127.0.0.1:1', mode: ftp}",
             {"TOKEN__EXPIRES_IN": "30s"},
             [("log.level", "loud")],
         )
@@ -307,8 +307,7 @@ def test_all_problems_are_told_at_once_each_with_its_place(loading: Loader, tmp_
         "4 problems with the settings:\n"
         "  token.expires_in: must be between 1m and 24h (30s in MOBULA_PROXY__TOKEN__EXPIRES_IN)\n"
         "  token.standbye: unknown setting; did you mean token.standby? (in config.yaml, line 2)\n"
-        "  listeners[0].mode: must be reverse; this version does not serve forward or tls yet "
-        "(tls in config.yaml, line 4)\n"
+        "  listeners[0].mode: must be reverse, forward or tls (ftp in config.yaml, line 4)\n"
         "  log.level: must be debug, info, warning or error (loud in --set log.level)"
     )
 
@@ -765,24 +764,36 @@ def test_the_default_listener_has_the_first_upstream_too(loading: Loader) -> Non
 def test_an_unknown_upstream_is_refused_with_the_nearest(
     problems: Problems, name: str, hint: str
 ) -> None:
-    assert problems(f"listeners: [{{bind: '127.0.0.1:1', upstream: {name}}}]") == [
-        f"listeners[0].upstream: no such upstream; {hint} ({name} in config.yaml, line 1)"
+    upstreams = "upstreams: {api.mobula.io: {}, b.test: {}}\n"
+    assert problems(f"{upstreams}listeners: [{{bind: '127.0.0.1:1', upstream: {name}}}]") == [
+        f"listeners[0].upstream: no such upstream; {hint} ({name} in config.yaml, line 2)"
     ]
 
 
-@pytest.mark.parametrize("mode", ["forward", "tls"])
-def test_a_mode_that_is_still_to_come_is_refused(problems: Problems, mode: str) -> None:
-    assert problems(f"listeners: [{{bind: '127.0.0.1:1', mode: {mode}}}]") == [
-        (
-            "listeners[0].mode: must be reverse; this version does not serve forward or tls yet "
-            f"({mode} in config.yaml, line 1)"
-        )
+@pytest.mark.parametrize(
+    ("bind", "reached"), [("127.0.0.1:1", "tunnel"), ("unix:/a", "tunnel"), ("0.0.0.0:1", "deny")]
+)
+def test_a_forward_listener_reaches_other_hosts_only_for_this_machine(
+    loading: Loader, bind: str, reached: str
+) -> None:
+    settings = loading(f"listeners: [{{bind: '{bind}', mode: forward, insecure: true}}]")
+    (listener,) = settings.listeners
+    assert (listener.other_hosts, listener.private_hosts) == (reached, reached)
+
+
+@pytest.mark.parametrize("mode", ["reverse", "tls"])
+@pytest.mark.parametrize("name", ["other_hosts", "private_hosts"])
+def test_other_hosts_are_for_forward_listeners_only(
+    problems: Problems, mode: str, name: str
+) -> None:
+    assert problems(f"listeners: [{{bind: '127.0.0.1:1', mode: {mode}, {name}: tunnel}}]") == [
+        f"listeners[0].{name}: is for listeners of mode forward only (tunnel in config.yaml, line 1)"
     ]
 
 
 def test_a_mode_that_is_none_is_refused(problems: Problems) -> None:
     assert problems("listeners: [{bind: '127.0.0.1:1', mode: inverse}]") == [
-        "listeners[0].mode: must be reverse (inverse in config.yaml, line 1)"
+        "listeners[0].mode: must be reverse, forward or tls (inverse in config.yaml, line 1)"
     ]
 
 
@@ -831,13 +842,14 @@ def test_the_admin_address_must_not_be_a_listener_s(problems: Problems) -> None:
 
 def test_the_problems_of_all_listeners_are_told_together(problems: Problems) -> None:
     assert problems(
+        "upstreams: {api.mobula.io: {}}\n"
         "listeners:\n- {bind: '127.0.0.1:7', upstream: x}\n- {bind: '127.0.0.1:7', upstream: y}\n"
     ) == [
-        "listeners[0].upstream: no such upstream; known: api.mobula.io (x in config.yaml, line 2)",
-        "listeners[1].upstream: no such upstream; known: api.mobula.io (y in config.yaml, line 3)",
+        "listeners[0].upstream: no such upstream; known: api.mobula.io (x in config.yaml, line 3)",
+        "listeners[1].upstream: no such upstream; known: api.mobula.io (y in config.yaml, line 4)",
         (
             "listeners[1].bind: must differ from listeners[0].bind, which is 127.0.0.1:7 too "
-            "(127.0.0.1:7 in config.yaml, line 3)"
+            "(127.0.0.1:7 in config.yaml, line 4)"
         ),
     ]
 
@@ -1053,8 +1065,13 @@ def test_the_example_holds_the_defaults() -> None:
 
 
 def test_the_example_names_every_setting_in_order() -> None:
+    """One upstream stands for all."""
     example = yaml.safe_load(EXAMPLE.read_text())
-    assert list(_names(example)) == list(_names(yaml.safe_load(effective(Settings()))))
+    settings = yaml.safe_load(effective(Settings()))
+    assert list(example["upstreams"]) == list(settings["upstreams"])
+    for each in (example, settings):
+        each["upstreams"] = dict(list(each["upstreams"].items())[:1])
+    assert list(_names(example)) == list(_names(settings))
 
 
 def test_the_example_says_why_for_every_setting() -> None:
@@ -1108,7 +1125,7 @@ def test_every_default_in_the_schema_is_valid_by_it() -> None:
         "limits: {header_bytes: 64K}",
         "listeners: []",
         "listeners: [{bind: localhost}]",
-        "listeners: [{bind: '127.0.0.1:1', mode: tls}]",
+        "listeners: [{bind: '127.0.0.1:1', mode: ftp}]",
         "upstreams: {}",
         "upstreams: {a.test/2: {url: https://a.test}}",
         "upstreams: {a.test: {url: 'ftp://a.test'}}",

@@ -308,7 +308,7 @@ async def between(
     listener = {"bind": "127.0.0.1:0"} | sections.pop("listener", {})
     listeners = sections.pop("listeners", [listener])
     upstreams = {
-        "api.mobula.io": {"url": sandbox.url},
+        "mint.test": {"url": sandbox.url},
         name: {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
     }
     async with running(

@@ -105,7 +105,7 @@ class Metrics:
         histogram = self._per_upstream.get(fact.upstream)
         if histogram is None:
             histogram = self._per_upstream[fact.upstream] = self._seconds.labels(fact.upstream)
-        # What the parser refused took no time; a WebSocket and a tunnel as much as their clients liked.
+        # What the parser refused took no time; WebSockets and tunnels last as their clients like.
         if fact.method not in UNTIMED and fact.status != SWITCHING:
             histogram.observe(fact.seconds)
         if fact.code:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-
 OTHER_HOSTS = "(other)"
 """In place of an upstream's name: for hosts that are none, and it can be none's own."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import select
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
@@ -355,7 +355,11 @@ class FrontServer(web.Server):
         observe: Observer,
     ) -> None:
         request = partial(FrontRequest, loop=asyncio.get_running_loop())
-        super().__init__(handler, request_factory=request, handler_cancellation=True)
+        super().__init__(
+            cast("Callable[..., Awaitable[web.StreamResponse]]", handler),
+            request_factory=request,
+            handler_cancellation=True,
+        )
         self._observe = observe
         self._entrance = entrance
         field_bytes = limits.header_bytes

@@ -247,13 +247,9 @@ class Handler:
             raise UpgradeUnsupported("Upgrades of other hosts' connections need a CONNECT.")
         body = self._body_of(request, found)
         head = fields.request_head(request.method, target, upstream.authority, found)
-        return Outgoing(
-            upstream, request.method, head, body, found.chunked, is_foreign=True
-        )
+        return Outgoing(upstream, request.method, head, body, found.chunked, is_foreign=True)
 
-    def _body_of(
-        self, request: FrontRequest, found: fields.RequestHeaders
-    ) -> RequestBody | None:
+    def _body_of(self, request: FrontRequest, found: fields.RequestHeaders) -> RequestBody | None:
         if not found.chunked and found.length in (None, b"0"):
             return None
         return RequestBody(
@@ -294,9 +290,7 @@ class Handler:
         if out.is_foreign:
             attempt = Attempt(out.upstream, await out.upstream.acquire(fresh=fresh), None)
         else:
-            attempt = Attempt(
-                out.upstream, *await self._equip(out.upstream, refused, fresh=fresh)
-            )
+            attempt = Attempt(out.upstream, *await self._equip(out.upstream, refused, fresh=fresh))
         try:
             await attempt.send(out)
         except BaseException:

@@ -16,7 +16,7 @@ from proxy.errors import (
     VersionUnsupported,
 )
 from proxy.traffic.message import Framing, ResponseHead
-from proxy.traffic.target import KeyFinder, is_host
+from proxy.traffic.target import KeyFinder
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -68,8 +68,9 @@ def read_request(
     """Sort a client's header fields. Raises the refusal that fits.
 
     The parser has checked each field's syntax, that there is one Host, and that no length
-    contradicts another; here is what it leaves to its user. The client's credentials stay in a
-    foreign request, which is for a host that is no upstream: there they are that host's.
+    contradicts another, and `target.select` has read Host; here is what they leave to others. The
+    client's credentials stay in a foreign request, which is for a host that is no upstream: there
+    they are that host's.
     """
     if version not in ((1, 0), (1, 1)):
         raise VersionUnsupported("This proxy speaks HTTP/1.1.")
@@ -96,10 +97,7 @@ def _read_special(found: RequestHeaders, special: RawHeaders, version: tuple[int
     nominated: set[bytes] = set()
     upgrades: set[bytes] = set()
     for name, value in special:
-        if name == b"host":
-            if not is_host(value):
-                raise MalformedRequest("The Host header is malformed.")
-        elif name == b"content-length":
+        if name == b"content-length":
             found.length = value
         elif name == b"connection":
             nominated.update(each.strip() for each in value.lower().split(b","))

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
-from proxy.config import Address, LimitSettings, ListenerSettings
+from proxy.config import LimitSettings, ListenerSettings
 from proxy.network.guard import Guard
 from proxy.traffic.binding import Binding, listen
 from proxy.traffic.fact import Observer

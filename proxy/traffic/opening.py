@@ -27,6 +27,8 @@ from proxy.traffic.tunnel import Tunnel
 
 CONNECT = b"CONNECT "
 ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
+HANDSHAKE_SECONDS = 10.0
+"""How long the client's part of a TLS handshake may take."""
 LOG = logging.getLogger(__name__)
 
 
@@ -67,7 +69,7 @@ class Opening(asyncio.Protocol):
         self._entrance = gate.entrance
         self._held = b""
         """What came and is not judged yet."""
-        self._judge: Callable[[], None] = self._await_tls if gate.opens_with_tls else self._await_head
+        self._judge = self._await_tls if gate.opens_with_tls else self._await_head
         self._host = ""
         """What a CONNECT has named, once there was one."""
         self._timer: asyncio.TimerHandle | None = None
@@ -85,9 +87,11 @@ class Opening(asyncio.Protocol):
         occupancy.connections += 1
         if occupancy.connections > occupancy.most_connections + FAREWELLS:
             self._transport.abort()
-        self._timer = self._loop.call_later(self._gate.limits.header_timeout, self._expired)
+        self._give(self._gate.limits.client_idle_timeout)
 
     def data_received(self, data: bytes) -> None:
+        if not self._held:
+            self._give(self._gate.limits.header_timeout)
         self._held += data
         self._judge()
 
@@ -148,6 +152,7 @@ class Opening(asyncio.Protocol):
             or (placeholder is not None and placeholder.is_shown(asked.headers)),
         )
         self._judge = self._await_tls
+        self._give(HANDSHAKE_SECONDS)
         assert self._transport is not None  # noqa: S101 - for the type checker
         self._transport.write(ESTABLISHED)
         if self._held:
@@ -170,13 +175,16 @@ class Opening(asyncio.Protocol):
         self._transport.pause_reading()
         self._start(self._run_tunnel(place, guard))
 
+    def _give(self, seconds: float) -> None:
+        """Give the client so long for what is to come next."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._expired)
+
     def _expired(self) -> None:
-        """Refuse a head that is too slow; TLS and dialling have clocks of their own."""
-        self._timer = None
-        if self._task is not None:
-            return
-        limit = self._gate.limits.header_timeout
-        if self._held and not self._gate.opens_with_tls:
+        """Refuse a head that is too slow, and end what has brought nothing at all."""
+        if self._held:
+            limit = self._gate.limits.header_timeout
             self._refuse(RequestTimeout(f"The request's head took longer than {limit:g} s."))
         elif self._transport is not None:
             self._transport.abort()
@@ -216,7 +224,9 @@ class Opening(asyncio.Protocol):
         self._opened(self)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Go on with what takes time; `_judge` is not called meanwhile."""
+        """Go on with what takes time, and has a limit of its own for it."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._judge = lambda: None
         self._task = self._loop.create_task(self._survive(work))
 
@@ -241,7 +251,7 @@ class Opening(asyncio.Protocol):
                 self,
                 terminator.for_host(self._host) if self._host else terminator.by_name,
                 server_side=True,
-                ssl_handshake_timeout=self._gate.limits.header_timeout,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
             )
         )
         # Just behind the turn of the loop in which TLS has begun to listen, and before it reads.

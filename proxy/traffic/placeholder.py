@@ -30,7 +30,7 @@ class Placeholder:
             for name, _, value in (each.partition(b"=") for each in query.split(b"&"))
             if parameter_name(name) in KEY_PARAMETERS
         ]
-        return any([self._opens(each) for each in shown])
+        return any(self._opens(each) for each in shown)
 
     def _opens(self, credential: bytes) -> bool:
         scheme, _, rest = credential.strip().partition(b" ")

@@ -1,4 +1,4 @@
-"""A request as it comes from a client's connection, which tells more of it than the request does."""
+"""A request, and what its connection tells of it."""
 
 from typing import Protocol, cast
 

@@ -125,6 +125,8 @@ def select(
     An absolute target goes before Host (RFC 9112, section 3.2.2). Raises MalformedRequest,
     MethodDenied, HostDenied and Misdirected.
     """
+    if host is not None and not is_host(host):
+        raise MalformedRequest("The Host header is malformed.")
     authority, path = _split(method, target)
     asked = host if authority is None else authority
     name = names.find(asked) if asked is not None else None

@@ -29,9 +29,9 @@ def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve(mode: str, sandbox: Sandbox, scan: SecretScan, ca_folder: Path) -> Serve:
     @contextlib.asynccontextmanager
-    async def serve(upstream: Upstream, **sections: Any) -> AsyncIterator[tuple[App, Enter]]:
+    async def serve(far: Upstream, **sections: Any) -> AsyncIterator[tuple[App, Enter]]:
         sections = {"listener": {"mode": mode}, "ca": {"dir": str(ca_folder)}, **sections}
-        async with between(upstream, sandbox, scan, name=HOST, **sections) as app:
+        async with between(far, sandbox, scan, name=HOST, **sections) as app:
             await until_ready(app)
             yield app, DOORS[mode](app, ca_folder)
 

@@ -18,6 +18,7 @@ from fuzz.peers import Exchange, Manners, Peer, serial_of
 from fuzz.script import Reset, Script, parse
 from fuzz.world import NARROW, WIDE, Bystander, World, is_refusal
 from harness import KEY
+from proxy.traffic.front import HTTP2_PREFACE, HTTP2_REFUSAL
 
 EARLY, CHUNKED, CLOSING, INTERIM, WIDELY, LATE, UNREAD = range(7)
 """Options: how the upstream answers, which listener is used, and whether the upstream answers after
@@ -186,6 +187,10 @@ def _passed(request: Request) -> Fields:
 
 def _check(client: Peer, script: Script, arrived: Collection[Arrived]) -> None:
     """Check that what arrived was sent, in this order, and that all of it is answered."""
+    if client.received == HTTP2_REFUSAL:
+        assert script.sent.startswith(HTTP2_PREFACE), "refused for a version that it does not speak"
+        assert not arrived, "something arrived of what was refused"
+        return
     stream = read_requests(script.sent, lenient=True)
     left = iter(stream.messages)
     for _, request in arrived:  # what was refused is missing among them

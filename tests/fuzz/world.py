@@ -159,7 +159,7 @@ def _sections(mints: str, authority: str) -> dict[str, Any]:
     upstream = _UPSTREAM | {"url": f"http://{authority}"}
     return {
         "upstreams": {
-            "api.mobula.io": {"url": mints},
+            "mint.test": {"url": mints},
             _NAMES[NARROW]: upstream | {"connections": 1},
             _NAMES[WIDE]: upstream | {"connections": 64},
         },

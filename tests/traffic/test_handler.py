@@ -21,6 +21,7 @@ from proxy.traffic.front import FrontServer
 from proxy.traffic.handler import Handler
 from proxy.traffic.message import Framing, ResponseHead
 from proxy.traffic.occupancy import Occupancy
+from proxy.traffic.target import Entrance
 from wire import (
     GET,
     OK,
@@ -945,14 +946,15 @@ async def serving(failing: Any) -> AsyncIterator[Wire]:
     limits = LimitSettings()
     occupancy = Occupancy(limits.connections, limits.requests)
     handler = Handler(
-        upstream=failing,
+        upstreams={"a": failing},
+        foreign=lambda _, __: failing,
         keeper=failing,
         limits=limits,
         occupancy=occupancy,
         token_wait=1.0,
         observe=lambda _: None,
     )
-    front = FrontServer(handler, limits, occupancy, lambda _: None)
+    front = FrontServer(handler, Entrance("a"), limits, occupancy, lambda _: None)
     binding = await listen(front, Address("127.0.0.1", 0))
     near = await connect(binding.address)
     try:

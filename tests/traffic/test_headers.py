@@ -211,12 +211,6 @@ def test_field_or_version_that_cannot_be_served_is_refused(
         read(field, version=version)
 
 
-@pytest.mark.parametrize("host", [b"", b"a b", b"@x", b"u@a", b"a/b", b"a:b", b"a,b:c", b"[::1"])
-def test_malformed_host_is_refused(host: bytes) -> None:
-    with pytest.raises(MalformedRequest):
-        read_request([(b"hOST", host)], HTTP11, KEYS, 65536)
-
-
 def test_expectation_is_remembered_and_not_sent() -> None:
     found = read((b"expect", b"100-Continue"))
     assert found.expects_continue
