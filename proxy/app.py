@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +18,7 @@ from proxy import __version__
 from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
 from proxy.network.dialer import Dialer, make_dialer
 from proxy.network.guard import Guard
+from proxy.network.errors import LoopError
 from proxy.ops.admin import Admin, Status
 from proxy.ops.logs import AccessLog, DistrustLog, StripLog, TokenLog
 from proxy.ops.metrics import Metrics
@@ -43,6 +45,7 @@ from proxy.traffic.tls import Terminator
 from proxy.traffic.upstream import Upstream
 
 if TYPE_CHECKING:
+    from proxy.traffic.ca import LocalCA
     from proxy.tokens.store.seal import Seal
 
 DRAIN_POLL_SECONDS = 0.02
@@ -84,7 +87,6 @@ class App:
         self.occupancy = Occupancy(limits.connections, limits.requests)
         self._metrics = Metrics()
         self._observe = _announcer(self._metrics, access=settings.log.access)
-        self._ca = None
         self._dialer = make_dialer(settings)
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
@@ -112,7 +114,13 @@ class App:
     ) -> tuple[MobulaClient, Sharing, Keeper]:
         settings, role = self._settings.token, self._settings.role
         minting = next(iter(self._settings.upstreams.values()))
-        mobula = MobulaClient(minting.url, ca_file=minting.ca_file, clock=self._clock)
+        mobula = MobulaClient(
+            minting.url,
+            address=minting.address,
+            ca_file=minting.ca_file,
+            dialer=self._dialer,
+            clock=self._clock,
+        )
         token_log = TokenLog()
 
         def tell(event: Event) -> None:
@@ -209,14 +217,22 @@ class App:
         """Return where the TLS of a listener's clients ends, unless it has none."""
         if listener.mode == "reverse":
             return None
-        return Terminator(self._authority().context, self._handler.names, listener.upstream)
+        # It loads cryptography, for which only those who end TLS pay.
+        from proxy.traffic.ca import bare_context  # noqa: PLC0415
 
-    def _authority(self):
-        from proxy.traffic.ca import LocalCA  # noqa: PLC0415 - only those who end TLS pay for it
+        return Terminator(
+            self._local_ca.context, bare_context(), self._handler.names, listener.upstream
+        )
 
-        if self._ca is None:
-            self._ca = LocalCA.open(self._settings.ca.dir, [])
-        return self._ca
+    @cached_property
+    def _local_ca(self) -> "LocalCA":
+        from proxy.traffic.ca import CaError, open_ca  # noqa: PLC0415 - as above
+
+        try:
+            ca = open_ca(self._settings.ca, self._settings.upstreams)
+        except CaError as error:
+            raise StartError(str(error)) from error
+        return ca
 
     async def __aenter__(self) -> Self:
         """Bind every address, start to serve and then to mint. Raises BindError or StartError.
@@ -232,7 +248,9 @@ class App:
             for listener in self._listeners:
                 await listener.bind()
                 stack.push_async_callback(listener.close)
+                self._dialer.own.add(listener.sockets)
             await self._bind_admin(stack)
+            await self._refuse_loops()
             await self._keeper.__aenter__()
             # Not told of an error here, which its task group would wrap as if it were its own.
             stack.push_async_callback(self._keeper.__aexit__, None, None, None)
@@ -259,8 +277,17 @@ class App:
         front = Admin(self, self._metrics).server()
         binding = await listen(front, self._settings.admin.bind)
         self.admin_address = binding.address
+        self._dialer.own.add(binding.sockets)
         stack.push_async_callback(front.shutdown, CLOSE_SECONDS)
         stack.callback(binding.remove)
+
+    async def _refuse_loops(self) -> None:
+        loops = await asyncio.gather(*(each.find_loop() for each in self._upstreams.values()))
+        for name, loop in zip(self._upstreams, loops, strict=True):
+            if loop is not None:
+                raise StartError(
+                    f"upstream {name} leads back to this proxy: {loop}; {_remedy(name, loop)}"
+                )
 
     def _raise_file_limit(self) -> None:
         """Each request in flight takes two descriptors; the usual limit of 1024 is soon reached."""
@@ -379,6 +406,12 @@ def _announcer(metrics: Metrics, *, access: bool) -> Observer:
             observer(fact)
 
     return observe
+
+
+def _remedy(name: str, loop: LoopError) -> str:
+    if loop.proxied:
+        return "name another proxy in upstream_proxy, or none"
+    return f"set resolver: dns, which looks past /etc/hosts, or upstreams.{name}.url or .address"
 
 
 def check_authorities(settings: Settings) -> None:

@@ -153,6 +153,8 @@ def _remarks(settings: Settings, key: StaticKey | None, secret: Secret | None) -
     url = settings.store.url
     if url.hides:
         yield "store.url: *** stands for credentials; this does not load without them"
+    if settings.upstream_proxy and settings.upstream_proxy.hides:
+        yield "upstream_proxy: *** stands for credentials; this does not load without them"
     if not url.in_memory:
         yield f"store: {url}, sealed with {'the store secret' if secret else 'the static key'}"
     yield f"static key: fingerprint {key.fingerprint}" if key else "static key: none, for a member"

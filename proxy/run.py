@@ -84,7 +84,7 @@ async def serve_demo(settings: Settings, key: str) -> int:
     signals = SignalWatch()
     async with Sandbox(keys={key: "growth"}) as sandbox:
         upstreams = {
-            name: replace(each, url=sandbox.url, ca_file=None)
+            name: replace(each, url=sandbox.url, address=None, ca_file=None)
             for name, each in settings.upstreams.items()
         }
         # What the sandbox minted it forgets when it ends, and so should we.

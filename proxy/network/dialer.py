@@ -10,16 +10,11 @@ import aiohappyeyeballs
 
 from proxy.config import ProxyUrl, Settings
 from proxy.network.address import AddressInfo, ip_of
-from proxy.network.errors import DialError, ResolveError
+from proxy.network.errors import DialError, LoopError, ResolveError, UpstreamProxyError
 from proxy.network.guard import Guard
 from proxy.network.loops import OwnListeners
-from proxy.network.resolver import (
-    Resolver,
-    SystemResolver,
-    is_localhost,
-    make_resolver,
-    numeric,
-)
+from proxy.network.reason import reason
+from proxy.network.resolver import Resolver, SystemResolver, known, make_resolver
 from proxy.network.upstream_proxy import pass_through
 
 NEXT_ADDRESS_DELAY: Final = 0.25
@@ -57,9 +52,9 @@ class Dialer:
         proxy = self.proxy_for(host)
         if proxy is None:
             return await self._open(host, port, address, guard)
-        if guard and (known := numeric(host, port)):
-            guard.allowed(known)
-        sock = await self._open(proxy.place.host, proxy.place.port)
+        if guard and (infos := known(host, port)):
+            guard.allowed(infos)
+        sock = await self._open_proxy(proxy)
         try:
             await pass_through(sock, proxy, host, port)
         except BaseException:
@@ -71,28 +66,31 @@ class Dialer:
         """Return the upstream proxy, unless there is none or `host` is this machine."""
         return None if self._proxy is None or _is_loopback(host) else self._proxy
 
-    async def check(self, host: str, port: int, address: str | None = None) -> None:
-        """Raise LoopError if `connect` would end on ourselves, as far as a short look can tell.
+    async def find_loop(self, host: str, port: int, address: str | None = None) -> LoopError | None:
+        """Return the error that `connect` would end with if it led to ourselves.
 
-        A name that cannot be looked up now is no loop: `connect` will see.
+        It takes CHECK_SECONDS at the most; a name that cannot be looked up by then is no loop.
         """
-        if proxy := self.proxy_for(host):
+        proxy = self.proxy_for(host)
+        if proxy is not None:
             host, port, address = proxy.place.host, proxy.place.port, None
         if not self.own.uses(port):
-            return
+            return None
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                infos = await self.resolve(host, port, address)
+                self.own.others(await self.resolve(host, port, address))
+        except LoopError as error:
+            return LoopError(error.place, proxied=proxy is not None)
         except OSError:
-            return
-        self.own.others(infos)
+            pass
+        return None
 
     async def resolve(
         self, host: str, port: int, address: str | None = None
     ) -> Sequence[AddressInfo]:
         """Return where to connect to for `host`. Raises OSError."""
         if address is not None:
-            return numeric(address, port)
+            return known(address, port)
         try:
             return await self._resolver.resolve(host, port)
         except UnicodeError:
@@ -109,6 +107,14 @@ class Dialer:
             context.set_alpn_protocols(["http/1.1"])
             self._contexts[ca_file] = context
         return self._contexts[ca_file]
+
+    async def _open_proxy(self, proxy: ProxyUrl) -> socket.socket:
+        try:
+            return await self._open(proxy.place.host, proxy.place.port)
+        except LoopError as error:
+            raise LoopError(error.place, proxied=True) from None
+        except OSError as error:
+            raise UpstreamProxyError(f"cannot be reached: {reason(error)}") from error
 
     async def _open(
         self, host: str, port: int, address: str | None = None, guard: Guard | None = None
@@ -133,4 +139,4 @@ def make_dialer(settings: Settings) -> Dialer:
 
 
 def _is_loopback(host: str) -> bool:
-    return is_localhost(host) or any(ip_of(info[4][0]).is_loopback for info in numeric(host, 0))
+    return any(ip_of(info[4][0]).is_loopback for info in known(host, 0))

@@ -14,7 +14,7 @@ import pycares
 
 from proxy.network.address import AddressInfo
 from proxy.network.errors import ResolveError
-from proxy.network.resolver import is_localhost, numeric
+from proxy.network.resolver import known
 
 LOOKUP_SECONDS: Final = 5.0
 """How long a look-up may take in all."""
@@ -25,7 +25,6 @@ TRIES: Final = 3
 MOST_ADDRESSES: Final = 32
 """How many addresses of a name are looked at."""
 
-_LOOPBACK: Final = ("::1", "127.0.0.1")
 _REASONS: Final = {
     pycares.errno.ARES_ENOTFOUND: "no name server knows it",
     pycares.errno.ARES_ENODATA: "it has no address",
@@ -47,10 +46,8 @@ class DnsResolver:
         return f"<DnsResolver asks {', '.join(self._nameservers) or 'those of the system'}>"
 
     async def resolve(self, host: str, port: int) -> Sequence[AddressInfo]:
-        if known := numeric(host, port):
-            return known
-        if is_localhost(host):
-            return [info for address in _LOOPBACK for info in numeric(address, port)]
+        if infos := known(host, port):
+            return infos
         if not host.isascii() or not host.isprintable():
             raise _failed(pycares.errno.ARES_EBADNAME)
         lookup = _Lookup(self._nameservers)

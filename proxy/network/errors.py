@@ -3,6 +3,8 @@
 Each text ends a sentence that named the host, is fit for clients, and never holds a secret.
 """
 
+from typing import Final, Self
+
 
 class DialError(OSError):
     """No connection came about."""
@@ -21,11 +23,16 @@ class AddressRefused(DialError):  # noqa: N818 - a verdict; beside TimeoutError,
 
 
 class LoopError(DialError):
-    """The connection would have ended on a listener of this very process."""
+    """The connection would have ended on a listener of this very process, at `place`.
 
-    def __init__(self, place: str) -> None:
-        super().__init__(f"its address, {place}, is a listener of this proxy itself")
+    `proxied` tells that it is the upstream proxy that is there.
+    """
+
+    def __init__(self, place: str, *, proxied: bool = False) -> None:
+        whose = "the upstream proxy's" if proxied else "its"
+        super().__init__(f"{whose} address, {place}, is a listener of this proxy itself")
         self.place = place
+        self.proxied = proxied
 
 
 class UpstreamProxyError(DialError):
@@ -34,3 +41,15 @@ class UpstreamProxyError(DialError):
     def __init__(self, text: str, status: int | None = None) -> None:
         super().__init__(f"the upstream proxy {text}")
         self.status = status
+
+    @classmethod
+    def refused(cls, status: int) -> Self:
+        """Return the error for an answer with this status."""
+        meaning = _MEANINGS.get(status, "it did not connect")
+        return cls(f"answered {status}: {meaning}", status)
+
+
+_MEANINGS: Final = {
+    403: "it does not allow this connection",
+    407: "it does not take the credentials in upstream_proxy",
+}

@@ -6,7 +6,7 @@ say, and the proxy looks it up in the same place.
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from proxy.network.address import AddressInfo, Ip, ip_of
 from proxy.network.errors import LoopError
@@ -21,9 +21,9 @@ class OwnListeners:
     def __repr__(self) -> str:
         return f"<OwnListeners {sorted(f'{ip}:{port}' for ip, port in self._bound)}>"
 
-    def add(self, address: str, port: int) -> None:
-        """Remember an IP address, or a wildcard, and the port that it listens on."""
-        self._bound.add((ip_of(address), port))
+    def add(self, sockets: Iterable[tuple[str, int]]) -> None:
+        """Remember the IP address, or a wildcard, and the port of each."""
+        self._bound.update((ip_of(address), port) for address, port in sockets)
 
     def uses(self, port: int) -> bool:
         """Tell whether any of them has this port; if not, nothing on it can be a loop."""

@@ -39,17 +39,15 @@ def make_resolver(kind: Literal["system", "dns"], nameservers: Sequence[str]) ->
     return DnsResolver(nameservers)
 
 
-def numeric(host: str, port: int) -> Sequence[AddressInfo]:
-    """Return the address that a host is by itself, without asking anybody; nothing for a name.
+def known(host: str, port: int) -> Sequence[AddressInfo]:
+    """Return where a host is without asking anybody: an IP address or localhost, else nothing.
 
-    Old spellings, such as 127.1, are addresses too.
+    Old spellings, such as 127.1, are addresses too; a name below localhost is this machine's
+    whatever name servers say (RFC 6761, section 6.3).
     """
+    if host.lower().removesuffix(".").rpartition(".")[2] == "localhost":
+        return [*known("::1", port), *known("127.0.0.1", port)]
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
-        return ()
-
-
-def is_localhost(host: str) -> bool:
-    """Tell whether a name is this machine's, whatever name servers say (RFC 6761, section 6.3)."""
-    return host.lower().removesuffix(".").rpartition(".")[2] == "localhost"
+        return []

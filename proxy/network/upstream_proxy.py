@@ -15,13 +15,6 @@ _HEAD: Final = re.compile(
     rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [\t -~\x80-\xff]*)?\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*\r\n"
 )
-_MEANINGS: Final = {
-    403: "it does not allow this connection",
-    407: "it does not take the credentials of upstream_proxy",
-    502: "it could not connect",
-    503: "it could not connect",
-    504: "it could not connect in time",
-}
 
 
 async def pass_through(sock: socket.socket, proxy: ProxyUrl, host: str, port: int) -> None:
@@ -41,8 +34,7 @@ async def pass_through(sock: socket.socket, proxy: ProxyUrl, host: str, port: in
         raise UpstreamProxyError("gave an answer that is not valid HTTP")
     status = int(answer[1])
     if not 200 <= status < 300:
-        meaning = _MEANINGS.get(status)
-        raise UpstreamProxyError(f"answered {status}" + (f": {meaning}" if meaning else ""), status)
+        raise UpstreamProxyError.refused(status)
 
 
 async def _read_head(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.config import Settings, StoreUrl
+from proxy.network.dialer import Dialer, make_dialer
+from proxy.network.resolver import known
 from proxy.ops.client import FAILED, OK, complain
 from proxy.settings.values import format_duration
 from proxy.tokens.clock import steady
@@ -111,7 +113,9 @@ async def at_desk(
     wanted = begins_store or _is_there(settings.store.url)
     try:
         async with (
-            MobulaClient(first.url, ca_file=first.ca_file) as mobula,
+            MobulaClient(
+                first.url, address=first.address, ca_file=first.ca_file, dialer=_dialer(settings)
+            ) as mobula,
             _opened(settings.store.url, seal if wanted else None) as store,
         ):
             return await work(Desk(mobula, key, seal, store))
@@ -120,6 +124,15 @@ async def at_desk(
         return complain(f"{error}; try again in {again:.0f} s" if again else str(error))
     except StoreError as error:
         return complain(f"{error} (store.url: {settings.store.url})")
+
+
+def _dialer(settings: Settings) -> Dialer:
+    """Return a dialer that takes the static key to no proxy that runs with these settings."""
+    dialer = make_dialer(settings)
+    binds = [settings.admin.bind, *(each.bind for each in settings.listeners)]
+    for bind in (each for each in binds if each.port):
+        dialer.own.add(info[4][:2] for info in known(bind.host, bind.port))
+    return dialer
 
 
 def _is_there(url: StoreUrl) -> bool:

@@ -6,9 +6,7 @@ never verified: its secret is Mobula's.
 
 import hashlib
 import json
-import os
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,10 @@ from typing import Any, Self
 
 import aiohttp
 
+from proxy.network.dialer import Dialer
+from proxy.network.errors import UpstreamProxyError
+from proxy.network.reason import reason
+from proxy.network.session import make_connector, through_proxy
 from proxy.tokens.claims import claims_of
 from proxy.tokens.clock import steady
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
@@ -87,31 +89,38 @@ class _Answer:
 
 
 class MobulaClient:
-    """Talks to the token endpoints at `url` (an origin, maybe with a path prefix)."""
+    """Talks to the token endpoints at `url` (an origin, maybe with a path prefix).
+
+    `address` is the IP address to connect to, if not one that the URL's host resolves to.
+    """
 
     def __init__(
         self,
         url: str,
         *,
+        address: str | None = None,
         ca_file: str | None = None,
+        dialer: Dialer | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         clock: Callable[[], float] = steady,
         wall: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
     ) -> None:
         self._url = url.rstrip("/") + "/api/2/auth"
+        self._address = address
         self._ca_file = ca_file if url.startswith("https:") else None
+        self._dialer = dialer or Dialer()
+        self._options, self._headers = through_proxy(self._dialer, url)
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._wall = wall
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
         seconds = self._timeout_seconds
         # A new connection for each call: calls are rare, and aiohttp would resend some of them
         # by itself on a kept connection that went stale.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, force_close=True),
+            connector=make_connector(self._dialer, address=self._address, ca_file=self._ca_file),
             timeout=aiohttp.ClientTimeout(total=seconds, connect=CONNECT_SHARE * seconds),
             trust_env=False,
         )
@@ -196,6 +205,9 @@ class MobulaClient:
             return await self._call(method, path, key, **request)
         except aiohttp.ClientConnectorError as error:
             raise failed(_fault_of_connect(error)) from None
+        except aiohttp.ClientHttpProxyError as error:
+            refused = UpstreamProxyError.refused(error.status)
+            raise failed(_no_connection(refused)) from None
         except aiohttp.ConnectionTimeoutError:
             detail = f"no connection within {CONNECT_SHARE * self._timeout_seconds:g} s"
             raise failed(MintFault("connect", detail, sent=False)) from None
@@ -211,8 +223,13 @@ class MobulaClient:
         async with self._session.request(
             method,
             self._url + path,
-            headers={"Authorization": key.reveal(), "Accept": "application/json"},
+            headers={
+                **self._headers,
+                "Authorization": key.reveal(),
+                "Accept": "application/json",
+            },
             allow_redirects=False,
+            **self._options,
             **request,
         ) as response:
             raw = bytearray()
@@ -247,7 +264,13 @@ class MobulaClient:
 def _fault_of_connect(error: aiohttp.ClientConnectorError) -> MintFault:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return MintFault("tls", "the certificate was not accepted", sent=False)
-    return MintFault("connect", f"no connection: {_plain(error.os_error)}", sent=False)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return _no_connection(UpstreamProxyError(f"cannot be reached: {reason(error.os_error)}"))
+    return _no_connection(error.os_error)
+
+
+def _no_connection(error: OSError) -> MintFault:
+    return MintFault("connect", f"no connection: {reason(error)}", sent=False)
 
 
 _SAID = {
@@ -400,11 +423,7 @@ def _plain(error: BaseException) -> str:
             return "the answer could not be read to its end"
         case aiohttp.ClientResponseError():
             return "the answer is not valid HTTP"
-        case ssl.SSLError():
-            return f"TLS failed: {error.reason or 'handshake broken off'}"
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number).lower()
-        case OSError(strerror=str(text)):
-            return text.lower()
+        case OSError(errno=int()):
+            return reason(error)
         case _:
             return "the connection broke"

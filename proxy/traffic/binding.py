@@ -25,6 +25,8 @@ class Binding:
 
     def __init__(self, server: asyncio.Server, address: Address) -> None:
         self.address = address
+        self.sockets = [] if address.path else [each.getsockname()[:2] for each in server.sockets]
+        """IP address and port of each TCP socket: a name may stand for several."""
         self._server = server
         self._file = _identity(address.path) if address.path else None
 

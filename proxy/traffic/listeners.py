@@ -73,6 +73,11 @@ class Listener:
         self._openings.add(opening)
         return opening
 
+    @property
+    def sockets(self) -> list[tuple[str, int]]:
+        """IP address and port of each TCP socket that it listens on."""
+        return self._binding.sockets if self._binding else []
+
     def drain(self) -> None:
         """Refuse new connections, close idle ones, and let each request in flight be the last."""
         if self._binding is not None:

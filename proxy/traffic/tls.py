@@ -17,9 +17,13 @@ class Terminator:
     """Chooses the certificate for a client, and knows which server name each one asked for."""
 
     def __init__(
-        self, leaf_context: Callable[[str], ssl.SSLContext], names: Names, default: str
+        self,
+        leaf_context: Callable[[str], ssl.SSLContext],
+        by_name: ssl.SSLContext,
+        names: Names,
+        default: str,
     ) -> None:
-        """`leaf_context` returns the context of a host.
+        """`leaf_context` returns the context of a host, `by_name` has no certificate of its own.
 
         Clients that ask for no name get the certificate of the upstream `default`.
         """
@@ -27,12 +31,8 @@ class Terminator:
         self._names = names
         self._default = names.host_of(default)
         self._asked: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
-        self.by_name = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        """Takes the certificate of the server name that a client asks for."""
-        self.by_name.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.by_name.set_alpn_protocols(["http/1.1"])
-        self.by_name.num_tickets = 0
-        self.by_name.options |= ssl.OP_NO_TICKET
+        self.by_name = by_name
+        """Ends the TLS of a client that says which host it wants by its server name (SNI)."""
         self.by_name.sni_callback = self._choose
 
     def for_host(self, host: str) -> ssl.SSLContext:

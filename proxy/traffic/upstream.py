@@ -19,9 +19,11 @@ from urllib.parse import SplitResult, urlsplit
 from proxy.config import UpstreamSettings
 from proxy.errors import UpstreamBusy
 from proxy.network.dialer import Dialer
+from proxy.network.errors import LoopError
 from proxy.network.guard import Guard
+from proxy.network.reason import reason
 from proxy.traffic.connection import Connection
-from proxy.traffic.dialing import dialing, reason
+from proxy.traffic.dialing import dialing
 
 SWEEP_PAUSE: Final = 0.1
 """Seconds at least between two looks at the idle connections."""
@@ -120,9 +122,9 @@ class Upstream:
             self._idle[conn] = None
             self._sweep_at(conn.expires)
 
-    async def check_loop(self) -> None:
-        """Raise LoopError if connections would end on a listener of ours; see `Dialer.check`."""
-        await self._dialer.check(self._host, self._port, self._settings.address)
+    async def find_loop(self) -> LoopError | None:
+        """Return what would keep all connections from coming about, if it leads to ourselves."""
+        return await self._dialer.find_loop(self._host, self._port, self._settings.address)
 
     async def close(self) -> None:
         """Close all connections, busy ones too, and refuse all requests in line and to come."""
