@@ -79,7 +79,10 @@ _CARRIERS: Final = [
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 _LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _LOCAL_NAT64_FORMS: Final = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
-"""Where the IPv4 address stands behind a prefix of 48, 56, 64 or 96 bits (RFC 6052, 2.2)."""
+"""Where the IPv4 address stands behind a prefix of 48, 56, 64 or 96 bits (RFC 6052, 2.2).
+
+Which of them it is cannot be seen: where several make sense, each must be one to go to.
+"""
 
 
 @dataclass(frozen=True, slots=True)
