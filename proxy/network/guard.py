@@ -1,9 +1,8 @@
 """Which addresses clients may not reach through us: rules on the address dialled, never on names.
 
 What a name says is no evidence: whoever owns it can have it say something else the next moment.
-The kinds follow the registries of special-purpose addresses of IANA (RFC 6890), in an order in
-which the first match counts. An address that carries an IPv4 address is judged by that one too,
-because something on the way may send its packets there.
+An address that carries an IPv4 address is judged by that one too, because something on the way may
+send its packets there.
 """
 
 import ipaddress
@@ -25,26 +24,19 @@ Kind = Literal[
     "unspecified",
 ]
 
-_METADATA: Final = frozenset(
-    ipaddress.ip_address(each)
-    for each in (
-        "169.254.169.254",  # AWS, Azure, Google, Oracle, DigitalOcean, Hetzner and more
-        "fd00:ec2::254",  # AWS over IPv6
-        "169.254.170.2",  # AWS ECS: the credentials of tasks
-        "169.254.170.23",  # AWS EKS: the credentials of pods
-        "fd00:ec2::23",  # AWS EKS over IPv6
-        "fd20:ce::254",  # Google over IPv6
-        "168.63.129.16",  # Azure: the WireServer, at a public address
-        "192.0.0.192",  # Oracle Cloud Classic
-        "100.100.100.200",  # Alibaba Cloud
-        "169.254.0.23",  # Tencent Cloud
-        "169.254.42.42",  # Scaleway
-        "fd00:42::42",  # Scaleway over IPv6
-        "fd00:a9fe:a9fe::1",  # Akamai over IPv6
-    )
-)
-
 _RANGES: Final[Sequence[tuple[Kind, str]]] = (
+    # The addresses that clouds document for what their machines may ask about themselves
+    ("cloud metadata", "169.254.169.254/32"),  # AWS, Azure, Google, Oracle and most others
+    ("cloud metadata", "169.254.170.2/32 169.254.170.23/32"),  # AWS: credentials in ECS and EKS
+    ("cloud metadata", "fd00:ec2::/32"),  # AWS: the same over IPv6, with its DNS and NTP
+    ("cloud metadata", "fd20:ce::254/128"),  # Google, over IPv6
+    ("cloud metadata", "168.63.129.16/32"),  # Azure: the WireServer, though at a public address
+    ("cloud metadata", "192.0.0.192/32 fd00:c1::a9fe:a9fe/128"),  # Oracle: Classic; over IPv6
+    ("cloud metadata", "100.100.100.200/32 fd00:100::100:200/128"),  # Alibaba
+    ("cloud metadata", "169.254.0.23/32"),  # Tencent
+    ("cloud metadata", "169.254.42.42/32 fd00:42::42/128"),  # Scaleway
+    ("cloud metadata", "fd00:a9fe:a9fe::1/128"),  # Akamai, over IPv6
+    # The registries of special-purpose addresses (RFC 6890), and of what is not assigned at all
     ("unspecified", "0.0.0.0/8 ::/128"),  # RFC 791, section 3.2; RFC 4291, section 2.5.2
     ("loopback", "127.0.0.0/8 ::1/128"),  # RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3
     ("link-local", "169.254.0.0/16 fe80::/10"),  # RFC 3927; RFC 4291, section 2.5.6
@@ -62,6 +54,7 @@ _RANGES: Final[Sequence[tuple[Kind, str]]] = (
     ("reserved", "192.88.99.0/24"),  # RFC 7526: relays of 6to4, given up
     ("reserved", "2001:10::/28"),  # RFC 4843: ORCHID, given up
 )
+"""Kinds and their networks; the first match counts."""
 _NETWORKS: Final = [
     (kind, ipaddress.ip_network(each)) for kind, ranges in _RANGES for each in ranges.split()
 ]
@@ -111,8 +104,6 @@ class Guard:
 
 def _kind(ip: Ip) -> Kind | None:
     """Return what kind of address it is by itself; None if all the world may reach it."""
-    if ip in _METADATA:
-        return "cloud metadata"
     for kind, network in _NETWORKS:
         if ip in network:
             return kind
