@@ -153,20 +153,15 @@ class Handler:
     ) -> web.StreamResponse:
         out = self._admit(request, fact)
         try:
-            return await self._send(request, out, fact, total)
+            if out.body is not None:
+                await out.body.prefetch()
+            attempt = await self._answered(out, fact)
+            if total is not None and attempt.head.status == SWITCHING:
+                total.reschedule(None)  # a WebSocket has limits of its own
+            return await self._answer(request, attempt, fact, out.handshake)
         finally:
             if out.is_foreign:
                 await out.upstream.close()
-
-    async def _send(
-        self, request: FrontRequest, out: Outgoing, fact: Fact, total: asyncio.Timeout | None
-    ) -> web.StreamResponse:
-        if out.body is not None:
-            await out.body.prefetch()
-        attempt = await self._answered(out, fact)
-        if total is not None and attempt.head.status == SWITCHING:
-            total.reschedule(None)  # a WebSocket has limits of its own
-        return await self._answer(request, attempt, fact, out.handshake)
 
     # Admit
 
@@ -191,7 +186,8 @@ class Handler:
         fact.stripped = found.stripped + places
         if route.other is not None:
             return self._admit_foreign(request, self._foreign(*route.other), target, found)
-        self._check_client(request, route.target)
+        if self._placeholder is not None:
+            self._check_client(self._placeholder, request, route.target)
         return self._admit_own(request, self._upstreams[route.upstream], target, found)
 
     def _route(self, request: FrontRequest) -> Route:
@@ -204,17 +200,18 @@ class Handler:
             None if host is None else host.encode("utf-8", "surrogateescape"),
         )
 
-    def _check_client(self, request: FrontRequest, target: bytes) -> None:
+    def _check_client(
+        self, placeholder: Placeholder, request: FrontRequest, target: bytes
+    ) -> None:
         """Raise the refusal that fits unless the client may use the upstreams."""
-        placeholder, entrance = self._placeholder, request.entrance
-        if placeholder is None or entrance.known:
+        entrance = request.entrance
+        if entrance.known or placeholder.is_shown(request.raw_headers, target):
             return
-        if not placeholder.is_shown(request.raw_headers, target):
-            asks_a_proxy = entrance.forwards and not request.raw_path.startswith("/")
-            refusal = ProxyClientUnknown if asks_a_proxy else ClientUnknown
-            raise refusal(
-                "This proxy serves one command, which shows the MOBULA_API_KEY that it was given."
-            )
+        asks_a_proxy = entrance.forwards and not request.raw_path.startswith("/")
+        refusal = ProxyClientUnknown if asks_a_proxy else ClientUnknown
+        raise refusal(
+            "This proxy serves one command, which shows the MOBULA_API_KEY that it was given."
+        )
 
     def _admit_own(
         self,

@@ -17,13 +17,9 @@ class FrontRequest(web.BaseRequest):
 
     @property
     def keep_alive(self) -> bool:
-        return super().keep_alive and self._carrier.takes_more
+        return super().keep_alive and cast("_Carrier", self.protocol).takes_more
 
     @property
     def entrance(self) -> Entrance:
         """What its connection says of it."""
-        return self._carrier.entrance
-
-    @property
-    def _carrier(self) -> _Carrier:
-        return cast("_Carrier", self.protocol)
+        return cast("_Carrier", self.protocol).entrance

@@ -65,16 +65,22 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {place: name for name in names if (place := read_place(name.encode()))}
-        self._found = lru_cache(maxsize=256)(self._find)
+        self._remembered = lru_cache(maxsize=256)(self._find)
 
     def __repr__(self) -> str:
         return f"<Names {', '.join(self._names.values())}>"
 
     def find(self, authority: bytes) -> str | None:
-        """Return the upstream that a client means by `host[:port]`, or None if it is no one's."""
-        return self._found(authority) if len(authority) <= _LONGEST_HOST else None
+        """Return the upstream that a client means by `host[:port]`, or None if it is no one's.
+
+        Raises MalformedRequest for what is not well formed.
+        """
+        find = self._remembered if len(authority) <= _LONGEST_HOST else self._find
+        return find(authority)
 
     def _find(self, authority: bytes) -> str | None:
+        if not is_host(authority):
+            raise MalformedRequest("The Host header, or the target's authority, is malformed.")
         place = read_place(authority)
         if place is None:
             return None
@@ -108,7 +114,7 @@ class Entrance:
     """Whether the client has shown a credential of its own, or needs none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Route:
     """Where a request goes: to an upstream, or else to another host; and its target there."""
 
@@ -125,13 +131,12 @@ def select(
     An absolute target goes before Host (RFC 9112, section 3.2.2). Raises MalformedRequest,
     MethodDenied, HostDenied and Misdirected.
     """
-    if host is not None and not is_host(host):
-        raise MalformedRequest("The Host header is malformed.")
     authority, path = _split(method, target)
-    asked = host if authority is None else authority
-    name = names.find(asked) if asked is not None else None
+    name = entrance.upstream if host is None else names.find(host)
+    if authority is not None:
+        name = names.find(authority)
     if entrance.pinned is not None:
-        return Route(path, _pinned(name if asked is not None else entrance.upstream, entrance))
+        return Route(path, _pinned(name, entrance.pinned))
     if name is not None:
         return Route(path, name)
     if authority is None or not entrance.forwards:
@@ -145,8 +150,8 @@ def select(
     return Route(path, other=(place, guard))
 
 
-def _pinned(name: str | None, entrance: Entrance) -> str:
-    if name is None or name not in (entrance.pinned or ()):
+def _pinned(name: str | None, pinned: frozenset[str]) -> str:
+    if name is None or name not in pinned:
         raise Misdirected(
             "The request is for another host than its connection, whose CONNECT, TLS server name "
             "and Host must agree."
@@ -171,7 +176,7 @@ def _split(method: str, target: bytes) -> tuple[bytes | None, bytes]:
     if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
         return None, target
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None or not is_host(absolute[1]):
+    if absolute is None:
         raise MalformedRequest("The request target is neither a path nor an http URL.")
     authority, rest = absolute[1], absolute[2]
     if not rest and method == "OPTIONS":
