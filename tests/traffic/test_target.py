@@ -175,7 +175,7 @@ def test_selector_takes_what_another_parser_takes_for_the_host(target: str, host
     except (HostDenied, MalformedRequest):
         return
     read = urlsplit(target if not target.startswith("/") else f"http://{host}{target}")
-    said = (read.hostname or "").removesuffix(".")
+    said = (read.hostname or "").lower().removesuffix(".")
     if route.other is not None:
         assert same_host(route.other[0].host, said)
         assert said not in (FIRST, SECOND)
