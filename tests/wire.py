@@ -180,8 +180,13 @@ class Far:
         self._line: list[socket.socket] = []
 
     @property
+    def port(self) -> int:
+        port: int = self._place.getsockname()[1]
+        return port
+
+    @property
     def authority(self) -> str:
-        return f"127.0.0.1:{self._place.getsockname()[1]}"
+        return f"127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.listen()

@@ -36,7 +36,7 @@ _RANGES: Final[Sequence[tuple[Kind, str]]] = (
     ("cloud metadata", "169.254.0.23/32"),  # Tencent
     ("cloud metadata", "169.254.42.42/32 fd00:42::42/128"),  # Scaleway
     ("cloud metadata", "fd00:a9fe:a9fe::1/128"),  # Akamai, over IPv6
-    # The registries of special-purpose addresses (RFC 6890), and of what is not assigned at all
+    # The registries of special-purpose addresses (RFC 6890)
     ("unspecified", "0.0.0.0/8 ::/128"),  # RFC 791, section 3.2; RFC 4291, section 2.5.2
     ("loopback", "127.0.0.0/8 ::1/128"),  # RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3
     ("link-local", "169.254.0.0/16 fe80::/10"),  # RFC 3927; RFC 4291, section 2.5.6
