@@ -121,6 +121,14 @@ def test_check_shows_no_password_of_the_store_and_says_so() -> None:
     assert "# store.url: *** stands for credentials; this does not load without them\n" in out
 
 
+def test_check_shows_no_password_of_the_upstream_proxy_and_says_so() -> None:
+    code, out, _ = called("check", "--set", "upstream_proxy=http://me:pass4711@proxy:3128")
+    assert code == 0
+    assert "pass4711" not in out
+    assert "upstream_proxy: http://***@proxy:3128\n" in out
+    assert "# upstream_proxy: *** stands for credentials; this does not load" in out
+
+
 @pytest.mark.parametrize("name", ["check", "serve", "tokens list"])
 def test_a_redis_store_without_its_extra_is_refused_and_told_how_to_get_it(name: str) -> None:
     code = (
@@ -399,10 +407,9 @@ async def told(scan: SecretScan, name: str, admin: str, *more: str) -> tuple[int
     return await asyncio.to_thread(finished, name, "--admin", admin, *more, scan=scan)
 
 
-def test_a_proxy_without_a_store_does_not_load_what_stores_need() -> None:
-    """Each takes megabytes of every sidecar."""
-    code = (
-        "import sys, proxy.cli; print(*sys.modules.keys() & {'cryptography', 'redis', 'sqlite3'})"
-    )
+def test_a_proxy_does_not_load_what_only_stores_and_resolvers_need() -> None:
+    """Each takes a megabyte or more of every sidecar."""
+    rare = {"cryptography", "redis", "sqlite3", "aiodns", "pycares"}
+    code = f"import sys, proxy.cli; print(*sys.modules.keys() & {rare})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []

@@ -466,6 +466,11 @@ def test_a_store_secret_among_the_settings_is_told_where_it_belongs(problems: Pr
         (f"store: {{url: 'redis://:{SECRET}/x@redis'}}", {}, []),
         (f"store: {{url: 'postgres://:{SECRET}@db'}}", {}, []),
         (f"store: {{url: [{SECRET}]}}", {}, []),
+        (f"upstream_proxy: 'http://u:{SECRET}@proxy:0'", {}, []),
+        (f"upstream_proxy: 'http://u:{SECRET}'", {}, []),
+        (f"upstream_proxy: 'http://u:{SECRET}/x@proxy:1'", {}, []),
+        (f"upstream_proxy: {{url: 'http://u:{SECRET}@proxy:1'}}", {}, []),
+        (f"upstream-proxy: 'http://u:{SECRET}@proxy:1'", {}, []),
         (f"store: {{secret: {{{SECRET}: 1}}}}", {}, []),
         (f"store: {{secret: {{value: {SECRET}}}}}", {}, []),
         (f"store: {{secret: {{file: [{SECRET}]}}}}", {}, []),
@@ -704,6 +709,49 @@ def test_http_to_another_machine_is_refused(problems: Problems, host: str) -> No
 def test_http_to_another_machine_is_served_to_those_who_mean_it(loading: Loader) -> None:
     loaded = loading("upstreams: {a.test: {url: 'http://a.test', insecure: true}}")
     assert loaded.upstreams["a.test"].url == "http://a.test"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("192.0.2.7", "192.0.2.7"), ("2001:DB8::0:7", "2001:db8::7"), ("null", None)],
+)
+def test_an_upstream_may_have_a_fixed_address(
+    loading: Loader, text: str, address: str | None
+) -> None:
+    loaded = loading(f"upstreams: {{a.test: {{address: '{text}'}}}}".replace("'null'", "null"))
+    assert loaded.upstreams["a.test"].address == address
+
+
+@pytest.mark.parametrize(
+    "address", ["b.test", "127.1", "[::1]", "10.0.0.1:443", "fe80::1%eth0", ""]
+)
+def test_a_fixed_address_is_an_ip_address(problems: Problems, address: str) -> None:
+    (problem,) = problems("", {}, [("upstreams.a.test.address", f"'{address}'")])
+    assert problem.startswith("upstreams.a.test.address: must be an IP address, as in 203.0.113.7")
+
+
+def test_http_to_the_fixed_address_of_another_machine_is_refused(problems: Problems) -> None:
+    (problem,) = problems("upstreams: {localhost: {url: 'http://localhost', address: 10.0.0.1}}")
+    assert problem.startswith(f"upstreams.localhost.url: {IN_CLEAR}")
+
+
+@pytest.mark.parametrize(
+    "upstream", ["a.test: {url: 'https://10.0.0.2', %s}", "10.0.0.2: {%s}", "10.0.0.2:443: {%s}"]
+)
+def test_a_fixed_address_beside_an_address_is_refused(problems: Problems, upstream: str) -> None:
+    (problem,) = problems(f"upstreams: {{{upstream % 'address: 10.0.0.1'}}}")
+    assert (
+        "address: is not needed where the url has an IP address; leave one of them out" in problem
+    )
+
+
+def test_a_fixed_address_behind_an_upstream_proxy_is_refused(problems: Problems) -> None:
+    text = "{upstream_proxy: 'http://proxy:3128', upstreams: {a.test: {address: 10.0.0.1}}}"
+    (problem,) = problems(text)
+    assert problem == (
+        "upstreams.a.test.address: cannot be chosen with upstream_proxy, which looks up names "
+        "itself; leave one of them out (10.0.0.1 in config.yaml, line 1)"
+    )
 
 
 def test_upstream_names_are_lower_cased(loading: Loader) -> None:
@@ -972,6 +1020,60 @@ def test_a_role_that_needs_others_is_taken_with_a_store(
     assert loading(f"role: {role}\n{store}").role == role
 
 
+# --- Ways out ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("[]", ()),
+        ("[10.96.0.10, 10.96.0.11:5353]", ("10.96.0.10", "10.96.0.11:5353")),
+        (
+            "['FD00::A', '[FD00::A]:53', 'fe80::1%eth0']",
+            ("fd00::a", "[fd00::a]:53", "fe80::1%eth0"),
+        ),
+    ],
+)
+def test_name_servers_are_ip_addresses_with_or_without_a_port(
+    loading: Loader, text: str, servers: tuple[str, ...]
+) -> None:
+    loaded = loading(f"{{resolver: dns, nameservers: {text}}}")
+    assert loaded.nameservers == servers
+    assert loading(effective(loaded)).nameservers == servers
+
+
+@pytest.mark.parametrize(
+    "server", ["dns.test", "dns.test:53", "10.0.0.1:0", "10.0.0.1:x", "[fd00::a]", "unix:/dns", ""]
+)
+def test_anything_else_is_no_name_server(problems: Problems, server: str) -> None:
+    (problem,) = problems("", {}, [("resolver", "dns"), ("nameservers", f"[10.0.0.1, '{server}']")])
+    assert problem == (
+        "nameservers: must have an IP address, as in 10.96.0.10, 10.96.0.10:53, fd00::a or "
+        "[fd00::a]:53, for its entry 2 (in --set nameservers)"
+    )
+
+
+def test_name_servers_are_a_list(problems: Problems) -> None:
+    (problem,) = problems("{resolver: dns, nameservers: 10.0.0.1}")
+    assert problem.startswith("nameservers: must be a list of IP addresses, each with or without")
+
+
+def test_name_servers_that_nobody_would_ask_are_refused(problems: Problems) -> None:
+    (problem,) = problems("nameservers: [10.0.0.1]")
+    assert problem.startswith("nameservers: are asked only with resolver: dns; set that beside it")
+
+
+def test_a_password_of_the_upstream_proxy_is_in_no_output(
+    loading: Loader, problems: Problems
+) -> None:
+    loaded = loading(f"upstream_proxy: 'http://me:{SECRET}@proxy:3128'")
+    written = effective(loaded)
+    assert "upstream_proxy: http://***@proxy:3128\n" in written
+    assert SECRET not in written + repr(loaded) + str(loaded)
+    (problem,) = problems(written)
+    assert problem.startswith("upstream_proxy: must have its credentials in place of *** (in")
+
+
 # --- Sections ------------------------------------------------------------------------------------
 
 
@@ -1129,6 +1231,10 @@ def test_every_default_in_the_schema_is_valid_by_it() -> None:
         "upstreams: {}",
         "upstreams: {a.test/2: {url: https://a.test}}",
         "upstreams: {a.test: {url: 'ftp://a.test'}}",
+        "upstreams: {a.test: {address: b.test}}",
+        "resolver: hosts",
+        "nameservers: 10.0.0.1",
+        "upstream_proxy: 'https://proxy:3128'",
     ],
 )
 def test_what_the_schema_refuses_is_refused_at_start(

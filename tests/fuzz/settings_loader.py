@@ -12,7 +12,7 @@ and what holds a secret, at each 0xFE and at the end:
 
 - `\xffk` `--set api_key`, and `\xffe` the variable of `api_key`: `.below=value` or `=value`
 - `\xffy` `api_key` in the file: `name=value` for a mapping, else text
-- `\xffu` a URL: `user@rest`, and `\xffs` that of a Redis store
+- `\xffu` a URL: `user@rest`, `\xffs` that of a Redis store, and `\xffp` of the upstream proxy
 """
 
 import contextlib
@@ -29,8 +29,13 @@ from proxy.config import Settings, SettingsError, effective, load
 SECRET = "zq4-secret-5ad81c07"
 _TELLING = SECRET[:9]
 """So much of it gives it away."""
-_PART = re.compile(rb"\xff([ESkeyus])")
+_PART = re.compile(rb"\xff([ESkeyusp])")
 _PREFIX = "MOBULA_PROXY__"
+_URLS = {
+    b"u": ("upstreams.a.test.url", "https"),
+    b"s": ("store.url", "redis"),
+    b"p": ("upstream_proxy", "http"),
+}
 
 
 @dataclass(slots=True)
@@ -75,9 +80,9 @@ def _add_secret(sources: Sources, kind: bytes, text: str) -> None:
     elif kind == b"e":
         name = f"{_PREFIX}API_KEY" + (f"__{below}" if below else "")
         _add(sources, b"E", name.replace(SECRET, ""), value)
-    elif kind in b"us":
+    elif kind in _URLS:
         user, _, rest = text.removesuffix(SECRET).replace(SECRET, "").partition("@")
-        name, scheme = ("upstreams.a.test.url", "https") if kind == b"u" else ("store.url", "redis")
+        name, scheme = _URLS[kind]
         _add(sources, b"S", name, f"{scheme}://{user}{SECRET}@{rest}")
     else:
         line = {"api_key": {below: value} if below else value}
@@ -108,10 +113,10 @@ def check_refusal(error: SettingsError) -> None:
 
 def check_settings(settings: Settings, file: Path) -> None:
     """Check that settings can be written out and, if that hides nothing, are read as the same."""
-    url = settings.store.url
-    assert not url.hides or _TELLING not in f"{url} {url!r}", "the secret is shown"
+    urls = [url for url in (settings.store.url, settings.upstream_proxy) if url and url.hides]
+    assert not any(_TELLING in f"{url} {url!r}" for url in urls), "the secret is shown"
     file.write_text(effective(settings))
-    if url.hides:
+    if urls:
         return
     again = load(file=file, environ={}, overrides=[])
     assert again == settings, (settings, again)
