@@ -17,10 +17,10 @@ import structlog
 from proxy import __version__
 from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
 from proxy.network.dialer import Dialer, make_dialer
-from proxy.network.guard import Guard
 from proxy.network.errors import LoopError
+from proxy.network.guard import Guard
 from proxy.ops.admin import Admin, Status
-from proxy.ops.logs import AccessLog, DistrustLog, StripLog, TokenLog
+from proxy.ops.logs import AccessLog, DistrustLog, StrangerLog, StripLog, TokenLog
 from proxy.ops.metrics import Metrics
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.clock import steady
@@ -45,8 +45,8 @@ from proxy.traffic.tls import Terminator
 from proxy.traffic.upstream import Upstream
 
 if TYPE_CHECKING:
-    from proxy.traffic.ca import LocalCA
     from proxy.tokens.store.seal import Seal
+    from proxy.traffic.ca import LocalCA
 
 DRAIN_POLL_SECONDS = 0.02
 FILES_BESIDE = 64
@@ -397,7 +397,7 @@ class App:
 
 def _announcer(metrics: Metrics, *, access: bool) -> Observer:
     """Return what tells each fact to all who observe them."""
-    observers: list[Observer] = [metrics.observe_request, StripLog(), DistrustLog()]
+    observers: list[Observer] = [metrics.observe_request, StripLog(), DistrustLog(), StrangerLog()]
     if access:
         observers.append(AccessLog())
 

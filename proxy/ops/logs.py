@@ -30,8 +30,9 @@ from proxy.tokens.events import (
     StrangeShelves,
     Unsealable,
 )
-from proxy.traffic.fact import Fact
+from proxy.traffic.fact import OTHER_HOSTS, Fact
 
+MOBULA_DOMAIN = ".mobula.io"
 WARN_AGAIN_SECONDS = 60.0
 """A warning that each request could repeat is logged once in this time for each place."""
 
@@ -182,6 +183,23 @@ class DistrustLog:
         warning = self.WARNINGS.get(fact.code)
         if warning and self._is_due(fact.code):
             self._log.warning(warning, upstream=fact.upstream)
+
+
+class StrangerLog:
+    """Observer of requests: warns of calls to Mobula that pass by, with whatever key they carry."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._is_due = _Seldom(clock)
+        self._log: Any = structlog.get_logger("mobula_proxy.traffic")
+
+    def __call__(self, fact: Fact) -> None:
+        if fact.upstream == OTHER_HOSTS and fact.method == "CONNECT":
+            host = fact.path.rpartition(":")[0]
+            if host.endswith(MOBULA_DOMAIN) and self._is_due(host):
+                self._log.warning(
+                    "calls to a host of Mobula pass by in a tunnel, because it is no upstream",
+                    host=host,
+                )
 
 
 class AccessLog:

@@ -200,9 +200,7 @@ class Handler:
             None if host is None else host.encode("utf-8", "surrogateescape"),
         )
 
-    def _check_client(
-        self, placeholder: Placeholder, request: FrontRequest, target: bytes
-    ) -> None:
+    def _check_client(self, placeholder: Placeholder, request: FrontRequest, target: bytes) -> None:
         """Raise the refusal that fits unless the client may use the upstreams."""
         entrance = request.entrance
         if entrance.known or placeholder.is_shown(request.raw_headers, target):

@@ -13,8 +13,9 @@ from harness import KEY, SecretScan, base_url, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.config import LogSettings
+from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal, ServerNameUnknown
 from proxy.ops import logs
-from proxy.ops.logs import AccessLog, StripLog, TokenLog
+from proxy.ops.logs import AccessLog, DistrustLog, StrangerLog, StripLog, TokenLog
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.events import (
     Drifted,
@@ -28,7 +29,7 @@ from proxy.tokens.events import (
     Rotated,
 )
 from proxy.tokens.model import MintFault, Need, Reason, Standing
-from proxy.traffic.fact import Fact
+from proxy.traffic.fact import OTHER_HOSTS, Fact
 
 MINT = "/api/2/auth/tokens"
 DATA = "/api/1/market/data"
@@ -263,6 +264,48 @@ def test_a_stripped_key_is_warned_of_at_most_once_a_minute_for_each_place() -> N
 def test_the_usual_credentials_of_an_app_are_no_reason_to_warn() -> None:
     lines = Lines()
     StripLog()(Fact("a", stripped=["authorization", "x-api-key", "proxy-authorization"]))
+    assert lines.all() == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (AuthorityNotTrusted, "a client does not trust the local CA"),
+        (ServerNameUnknown, "a client asks for TLS with a name"),
+        (HandshakeFailed, "a client broke TLS off"),
+    ],
+)
+def test_client_that_breaks_tls_off_is_warned_of_once_a_minute(
+    refusal: type[Refusal], said: str
+) -> None:
+    lines = Lines()
+    log = DistrustLog(clock_of(100.0, 101.0, 160.0))
+    for _ in range(3):
+        log(Fact("api.mobula.io", code=refusal.code))
+    assert [record["event"].startswith(said) for record in lines.all()] == [True, True]
+    assert lines.last()["level"] == "warning"
+
+
+def test_calls_to_mobula_that_pass_by_in_a_tunnel_are_warned_of() -> None:
+    lines = Lines()
+    log = StrangerLog(clock_of(100.0, 101.0, 102.0))
+    for place in ("demo-api.mobula.io:443", "demo-api.mobula.io:443", "new.mobula.io:8443"):
+        log(Fact(OTHER_HOSTS, method="CONNECT", path=place))
+    assert [record["host"] for record in lines.all()] == ["demo-api.mobula.io", "new.mobula.io"]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        Fact(OTHER_HOSTS, method="CONNECT", path="example.com:443"),
+        Fact(OTHER_HOSTS, method="CONNECT", path="notmobula.io:443"),
+        Fact(OTHER_HOSTS, method="GET", path="/x:.mobula.io"),
+        Fact("api.mobula.io", method="CONNECT", path="api.mobula.io:443"),
+    ],
+)
+def test_other_tunnels_are_nobody_s_business(fact: Fact) -> None:
+    lines = Lines()
+    StrangerLog()(fact)
     assert lines.all() == []
 
 
