@@ -195,6 +195,16 @@ async def test_close_4001_of_a_websocket_arrives_as_4001(enter: Enter, far: Far)
         assert (await frames.receive(near)).data == frames.close(4001, b"why")
 
 
+async def test_client_that_begins_http2_is_told_so_in_its_own_words(enter: Enter, far: Far) -> None:
+    """Empty SETTINGS, and a GOAWAY with HTTP_1_1_REQUIRED (RFC 9113, sections 3.4, 6.8 and 7)."""
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    goaway = b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\x0d"
+    async with enter() as near:
+        near.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        assert await near.everything() == (settings + goaway, True)
+    assert far.accepted == 0
+
+
 async def test_early_413_in_mid_upload_reaches_the_client(enter: Enter, far: Far) -> None:
     too_large = head(b"413 Content Too Large", b"Content-Length: 4") + b"big!"
     async with enter() as near:

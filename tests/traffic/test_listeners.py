@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,73 @@ async def test_port_that_is_taken_is_named(sandbox: Sandbox, scan: SecretScan) -
         with pytest.raises(BindError, match=f"cannot listen on {bind}: [Aa]ddress already in use"):
             async with running(sandbox.url, scan, listeners=[{"bind": bind}]):
                 pass
+
+
+# Where requests go
+
+
+@contextlib.asynccontextmanager
+async def two_upstreams(
+    sandbox: Sandbox, scan: SecretScan, one: Far, other: Far, mode: str, folder: Path
+) -> AsyncIterator[App]:
+    """Two listeners of a mode, each with an upstream of its own."""
+    upstreams = {
+        "mint.test": {"url": sandbox.url},
+        "one.test": {"url": f"http://{one.authority}"},
+        "other.test": {"url": f"http://{other.authority}/prefix"},
+    }
+    listeners = [
+        {"bind": "127.0.0.1:0", "mode": mode, "upstream": name} for name in list(upstreams)[1:]
+    ]
+    async with running(
+        sandbox.url, scan, upstreams=upstreams, listeners=listeners, ca={"dir": str(folder)}
+    ) as app:
+        yield app
+
+
+ONE, OTHER = 0, 1
+
+
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("listener", "target", "host", "goes_to"),
+    [
+        (ONE, b"/x", b"127.0.0.1:8080", ONE),
+        (OTHER, b"/x", b"127.0.0.1:8080", OTHER),
+        (ONE, b"/x", b"OTHER.test", OTHER),
+        (OTHER, b"/x", b"one.test:8080", ONE),
+        (ONE, b"http://other.test/x", b"one.test", OTHER),
+        (OTHER, b"https://one.test:443/x", b"other.test", ONE),
+    ],
+)
+async def test_request_goes_to_the_upstream_that_it_names_and_else_to_its_listeners_own(
+    sandbox: Sandbox,
+    scan: SecretScan,
+    far: Far,
+    tmp_path: Path,
+    mode: str,
+    listener: int,
+    target: bytes,
+    host: bytes,
+    goes_to: int,
+) -> None:
+    """By an absolute target it is upgraded to the upstream's own URL."""
+    async with (
+        Far() as other,
+        two_upstreams(sandbox, scan, far, other, mode, tmp_path) as app,
+        client(app, listener) as near,
+    ):
+        near.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
+        meant = (far, other)[goes_to]
+        up = await meant.wire()
+        path = (b"/x", b"/prefix/x")[goes_to]
+        assert await up.request() == (
+            b"GET %b HTTP/1.1\r\nHost: %b\r\nAuthorization: Bearer *\r\n\r\n"
+            % (path, meant.authority.encode())
+        )
+        up.send(OK)
+        assert (await near.answer())[1] == b"ok"
+    assert far.accepted + other.accepted == 1
 
 
 # The end
