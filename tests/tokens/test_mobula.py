@@ -19,6 +19,8 @@ import pytest
 import trustme
 from aiohttp import web
 
+from proxy.config import ProxyUrl
+from proxy.network.dialer import Dialer
 from proxy.sandbox import Sandbox
 from proxy.tokens.mobula import (
     MAX_ANSWER_BYTES,
@@ -483,6 +485,43 @@ async def test_no_answer_in_time_may_have_been_sent(mobula: Mobula) -> None:
     fault = await fault_of(mobula.url, timeout_seconds=0.05)
     assert fault == MintFault("timeout", "no answer within 0.05 s", sent=True)
     assert time.monotonic() - started < 2
+
+
+async def test_a_listener_of_ours_is_not_sent_the_key(mobula: Mobula) -> None:
+    dialer, place = Dialer(), mobula.url.removeprefix("http://")
+    dialer.own.add([("127.0.0.1", int(place.rpartition(":")[2]))])
+    for url in (mobula.url, mobula.url.replace("127.0.0.1", "localhost")):
+        assert await fault_of(url, dialer=dialer) == MintFault(
+            "connect",
+            f"no connection: its address, {place}, is a listener of this proxy itself",
+            sent=False,
+        )
+    assert mobula.calls == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_an_upstream_proxy_that_is_not_there_was_not_sent_the_call(scheme: str) -> None:
+    dialer = Dialer(upstream_proxy=ProxyUrl.parse("http://127.0.0.1:1"))
+    detail = "no connection: the upstream proxy cannot be reached: connection refused"
+    fault = await fault_of(f"{scheme}://mobula.test", dialer=dialer)
+    assert fault == MintFault("connect", detail, sent=False)
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+async def test_an_upstream_proxy_that_refuses_did_not_pass_the_call_on(status: int) -> None:
+    answer = b"HTTP/1.1 %d \r\nContent-Length: 0\r\n\r\n" % status
+    async with raw_server(answer) as place:
+        dialer = Dialer(upstream_proxy=ProxyUrl.parse(f"http://{place}"))
+        fault = await fault_of("https://mobula.test", dialer=dialer)
+    assert fault.detail.startswith(f"no connection: the upstream proxy answered {status}: ")
+    assert (fault.kind, fault.sent) == ("connect", False)
+
+
+async def test_an_upstream_proxy_that_never_answers_is_not_waited_for() -> None:
+    async with raw_server(None) as place:
+        dialer = Dialer(upstream_proxy=ProxyUrl.parse(f"http://{place}"))
+        fault = await fault_of("https://mobula.test", dialer=dialer, timeout_seconds=0.05)
+    assert fault == MintFault("connect", "no connection within 0.03 s", sent=False)
 
 
 CUT_SHORT = "the answer could not be read to its end"

@@ -12,8 +12,16 @@ import pytest
 import trustme
 
 from proxy.config import UpstreamSettings
-from proxy.errors import UpstreamBusy, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import (
+    AddressDenied,
+    UpstreamBusy,
+    UpstreamClosed,
+    UpstreamLoop,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from proxy.network.dialer import Dialer
+from proxy.network.guard import Guard
 from proxy.traffic.connection import Connection
 from proxy.traffic.upstream import Upstream, UpstreamSnapshot
 
@@ -74,9 +82,12 @@ Make = Callable[..., Upstream]
 async def make(server: Server) -> AsyncIterator[Make]:
     made: list[Upstream] = []
 
-    def make(url: str = "", **settings: Any) -> Upstream:
+    def make(
+        url: str = "", *, dialer: Dialer | None = None, guard: Guard | None = None, **settings: Any
+    ) -> Upstream:
         url = url or f"http://127.0.0.1:{server.port}"
-        made.append(Upstream("api", UpstreamSettings(url=url, **settings), Dialer()))
+        each = UpstreamSettings(url=url, **settings)
+        made.append(Upstream("api", each, dialer or Dialer(), guard=guard))
         return made[-1]
 
     yield make
@@ -460,6 +471,31 @@ async def test_name_without_address_is_unreachable(make: Make) -> None:
         upstream = make(f"https://{host}")
         with pytest.raises(UpstreamUnreachable, match="name could not be resolved"):
             await upstream.acquire()
+
+
+async def test_fixed_address_is_dialed_in_place_of_the_name(make: Make, server: Server) -> None:
+    upstream = make(f"http://api.invalid:{server.port}", address="127.0.0.1")
+    assert await exchange(await upstream.acquire()) == b"hello"
+    assert upstream.authority == f"api.invalid:{server.port}".encode()
+
+
+async def test_address_that_clients_may_not_reach_is_denied(make: Make, server: Server) -> None:
+    upstream = make(guard=Guard())
+    with pytest.raises(AddressDenied, match="api: its address may not be reached: it is loopback"):
+        await upstream.acquire()
+    assert upstream.snapshot() == counts(idle=0, busy=0, dialing=0, waiting=0)
+    assert server.accepted == 0
+
+
+async def test_listener_of_ours_is_a_loop(make: Make, server: Server) -> None:
+    dialer = Dialer()
+    upstream = make(dialer=dialer)
+    assert await upstream.find_loop() is None
+    dialer.own.add([("127.0.0.1", server.port)])
+    with pytest.raises(UpstreamLoop, match="is a listener of this proxy itself"):
+        await upstream.acquire()
+    assert await upstream.find_loop() is not None
+    assert server.accepted == 0
 
 
 async def test_handshake_that_takes_too_long_times_out_and_serves_the_next(make: Make) -> None:
