@@ -8,6 +8,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from harness import SecretScan, mobula
+from name_server import NameServer
 from proxy.sandbox import Sandbox
 from redis_server import RedisServer, running_redis
 from virtual import VirtualLoop
@@ -60,6 +61,13 @@ async def far() -> AsyncIterator[Far]:
     """An upstream that says what the test says."""
     async with Far() as far:
         yield far
+
+
+@pytest.fixture
+async def name_server() -> AsyncIterator[NameServer]:
+    """A name server that says what the test says."""
+    async with NameServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

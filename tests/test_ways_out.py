@@ -32,13 +32,6 @@ ECHO = "/api/1/sandbox/echo"
 
 
 @pytest.fixture
-async def name_server() -> AsyncIterator[NameServer]:
-    """A name server that says what the test says."""
-    async with NameServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def connect_proxy(scan: SecretScan) -> AsyncIterator[ConnectProxy]:
     """The network's own proxy; nobody may see its password."""
     scan.add(PASSWORD)

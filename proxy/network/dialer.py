@@ -1,4 +1,7 @@
-"""Every outgoing connection is made here, and refused here if it may not be."""
+"""Where connections are made: to upstreams, to the token endpoints, and to where clients want.
+
+The store is the one thing that is reached otherwise: its client dials by itself.
+"""
 
 import asyncio
 import socket
@@ -122,10 +125,9 @@ class Dialer:
         infos = await self.resolve(host, port, address)
         if guard:
             infos = guard.allowed(infos)
-        infos = self.own.others(infos)
         try:
             sock = await aiohappyeyeballs.start_connection(
-                infos, happy_eyeballs_delay=NEXT_ADDRESS_DELAY
+                self.own.others(infos), happy_eyeballs_delay=NEXT_ADDRESS_DELAY
             )
         except RuntimeError as error:  # uvloop has it for some addresses that the system refuses
             raise DialError("no connection could be made") from error

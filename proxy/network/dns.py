@@ -7,7 +7,7 @@ name servers may change at any time, and between two look-ups nothing is open.
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import pycares
@@ -25,7 +25,7 @@ TRIES: Final = 3
 MOST_ADDRESSES: Final = 32
 """How many addresses of a name are looked at."""
 
-_REASONS: Final = {
+_REASONS: Final[Mapping[int | None, str]] = {
     pycares.errno.ARES_ENOTFOUND: "no name server knows it",
     pycares.errno.ARES_ENODATA: "it has no address",
     pycares.errno.ARES_ETIMEOUT: "no name server answered in time",
@@ -33,6 +33,7 @@ _REASONS: Final = {
     pycares.errno.ARES_ESERVFAIL: "the name servers failed",
     pycares.errno.ARES_EREFUSED: "the name servers refused to answer",
     pycares.errno.ARES_EBADNAME: "it is not a name",
+    pycares.errno.ARES_EBADRESP: "the answer of the name servers makes no sense",
 }
 
 
@@ -50,7 +51,10 @@ class DnsResolver:
             return infos
         if not host.isascii() or not host.isprintable():
             raise _failed(pycares.errno.ARES_EBADNAME)
-        lookup = _Lookup(self._nameservers)
+        try:
+            lookup = _Lookup(self._nameservers)
+        except pycares.AresError:
+            raise _failed(None) from None
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 return await lookup.addresses(host, port)
@@ -60,8 +64,8 @@ class DnsResolver:
             lookup.close()
 
 
-def _failed(error: int) -> ResolveError:
-    reason = _REASONS.get(error, "the answer of the name servers makes no sense")
+def _failed(error: int | None) -> ResolveError:
+    reason = _REASONS.get(error, "no name server can be asked")
     return ResolveError(f"its name could not be resolved: {reason}")
 
 

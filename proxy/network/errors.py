@@ -14,7 +14,7 @@ class ResolveError(DialError):
     """A name did not become an address."""
 
 
-class AddressRefused(DialError):  # noqa: N818 - a verdict; beside TimeoutError, say, it is no fault
+class AddressRefused(DialError):  # noqa: N818 - a verdict, and no fault
     """Whoever asked may not reach any of the addresses; `kind` says what sort the last one is."""
 
     def __init__(self, kind: str) -> None:

@@ -163,6 +163,12 @@ async def test_a_look_up_without_an_answer_ends_in_time(name_server: NameServer)
     assert asyncio.get_running_loop().time() == pytest.approx(LOOKUP_SECONDS, abs=0.1)
 
 
+@pytest.mark.parametrize("server", ["fe80::1%nowhere", "nonsense"])
+async def test_a_name_server_that_cannot_be_one_is_told_of(server: str) -> None:
+    with pytest.raises(ResolveError, match="resolved: no name server can be asked"):
+        await DnsResolver([server]).resolve("api.test", 443)
+
+
 # What is left
 
 
