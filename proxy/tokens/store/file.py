@@ -4,23 +4,16 @@ SQLite gives the files that it lays beside this one (`-wal`, `-shm`) the same mo
 """
 
 import contextlib
-import fcntl
 import os
-import stat
 import subprocess
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from proxy.tokens.store.base import StoreError, StoreRefused
+from proxy import private
+from proxy.tokens.store.base import StoreRefused
 
-OWNER_ONLY = 0o600
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 BESIDE = ("-wal", "-shm")
-LOCK_EVERY = 0.01
-"""Seconds between two attempts to get the lock."""
 _MACOS_BOOT = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -58,10 +51,7 @@ def guarded(path: Path, seconds: float) -> Iterator[None]:
 
     Nobody else opens the file, or makes it, until the end of the block.
     """
-    folder = path.parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_others(folder)
-    with _locked(folder, seconds):
+    with private.locked(path.parent, "the store", seconds):
         if path.exists():
             _hide(path)
         else:
@@ -69,57 +59,16 @@ def guarded(path: Path, seconds: float) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, seconds: float) -> Iterator[None]:
-    until = time.monotonic() + seconds
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        while not _lock(handle):
-            if time.monotonic() > until:
-                raise StoreError("other processes keep the SQLite store from being opened")
-            time.sleep(LOCK_EVERY)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _make(path: Path) -> None:
     """Make the file, without what lies beside it of one that was removed while it was in use."""
     for end in BESIDE:
         Path(f"{path}{end}").unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
-
-
-def _refuse_others(folder: Path) -> None:
-    status = folder.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise StoreRefused(
-            f"{folder} belongs to user {status.st_uid}, who could replace the store: "
-            "name a folder of this process's own user, or one that does not exist yet"
-        )
-    if status.st_mode & OTHERS_WRITE:
-        raise StoreRefused(
-            f"others can write to {folder}, and so replace the store: run `chmod 700 {folder}`, "
-            "or name a folder in it that does not exist yet"
-        )
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, private.OWNER_ONLY))
 
 
 def _hide(path: Path) -> None:
-    """Let nobody else read the files; they are not opened, since that might unlock them."""
+    """Let nobody else read the files."""
     for each in (path, *(Path(f"{path}{end}") for end in BESIDE)):
         with contextlib.suppress(FileNotFoundError):
-            status = each.lstat()
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                raise StoreRefused(
-                    f"{each} is not a file of this process's own user: remove it, or name another"
-                )
-            if status.st_mode & OTHERS:
-                each.chmod(OWNER_ONLY)
+            if private.mode_of(each) & private.OTHERS:
+                each.chmod(private.OWNER_ONLY)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy import private
 from proxy.tokens.budget import WINDOW
 from proxy.tokens.clock import steady
 from proxy.tokens.store import file
@@ -220,6 +221,10 @@ def _plain_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"SQLite: {error}") from error
     except msgspec.MsgspecError as error:
         raise _unreadable(path, error) from error
+    except private.RefusedError as error:
+        raise StoreRefused(str(error)) from error
+    except private.BusyError as error:
+        raise StoreError("other processes keep the SQLite store from being opened") from error
     except OSError as error:
         if error.errno in HOPELESS:
             raise StoreRefused(f"{error.filename or path}: {error.strerror}") from error
