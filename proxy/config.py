@@ -22,6 +22,7 @@ from proxy.settings.places import (
     UpstreamName,
     names_an_address,
     travels_in_clear,
+    user_state_dir,
 )
 from proxy.settings.problems import Problem, SettingsError, full_name
 from proxy.settings.proxy_url import OptionalProxyUrl, ProxyUrl
@@ -45,6 +46,7 @@ __all__ = [
     "Address",
     "AdminSettings",
     "ApiKeySettings",
+    "CaSettings",
     "LimitSettings",
     "ListenerSettings",
     "LogSettings",
@@ -77,6 +79,8 @@ MOBULA_HOSTS = (
 """The hosts that Mobula's own clients call: REST, GraphQL and streams."""
 STORE_FILE = "tokens.db"
 """The store's name in `state_dir`."""
+CA_DIR = "ca"
+"""The local CA's name in `state_dir`, and in the user's own state directory."""
 
 
 class ApiKeySettings(Section, frozen=True, kw_only=True):
@@ -233,7 +237,12 @@ class StoreSettings(Section, frozen=True, kw_only=True):
 
 
 class CaSettings(Section, frozen=True, kw_only=True):
+    """Where the local certificate authority is, whose certificates apps are shown."""
+
     dir: Directory = None
+    """Directory of its key and certificate; ca in state_dir, or in the user's state directory."""
+    public_dir: Directory = None
+    """Directory for what apps read, ca.pem and its relatives; dir when left out."""
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
@@ -299,7 +308,7 @@ class Settings(Section, frozen=True, kw_only=True):
     role: Literal["both", "minter", "member"] = "both"
     """Whether it mints and serves apps, only mints, or only serves and needs no static key."""
     state_dir: Directory = None
-    """Directory for what must survive a restart: the store, unless store.url is set."""
+    """Directory for what must survive a restart: store and CA, unless they have their own place."""
     api_key: ApiKeySettings = ApiKeySettings()
     token: TokenSettings = TokenSettings()
     resolver: Literal["system", "dns"] = "system"
@@ -323,7 +332,7 @@ class Settings(Section, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
 
     def __post_init__(self) -> None:
-        """Complete what depends on others: urls and upstreams on names, the store on state_dir."""
+        """Complete what depends on others: urls and upstreams on names, places on state_dir."""
         upstreams = {
             name: replace(each, url=each.url or f"https://{name}")
             for name, each in self.upstreams.items()
@@ -334,6 +343,8 @@ class Settings(Section, frozen=True, kw_only=True):
         force_setattr(self, "listeners", listeners)
         url = _store_url(self.store.url, self.state_dir)
         force_setattr(self, "store", replace(self.store, url=url))
+        if self.state_dir and not self.ca.dir:
+            force_setattr(self, "ca", replace(self.ca, dir=str(Path(self.state_dir, CA_DIR))))
 
     @classmethod
     def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
@@ -407,8 +418,16 @@ def load(
     tree = read(file, environ, overrides)
     parsed = parse(Settings, tree.values)
     if isinstance(parsed, Settings):
-        return parsed
+        return _at_home(parsed, environ)
     raise SettingsError([tree.problem(path, text, show=show) for path, text, show in parsed])
+
+
+def _at_home(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Put what has no place yet, and wants one, into the user's state directory."""
+    home = user_state_dir(environ)
+    if settings.ca.dir or home is None:
+        return settings
+    return replace(settings, ca=replace(settings.ca, dir=str(home / CA_DIR)))
 
 
 def effective(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from proxy.config import (
     json_schema,
     load,
 )
+from proxy.settings.places import host_of
 from proxy.settings.store_url import StoreUrl
 from proxy.settings.values import format_duration, format_size, parse_duration, parse_size
 
@@ -397,6 +398,8 @@ def test_long_and_unprintable_values_stay_on_one_line(problems: Problems) -> Non
         ("role: boss", "role: must be both, minter or member (boss in"),
         ("state_dir: ''", 'state_dir: must be the path of a directory ("" in'),
         ('state_dir: "a\\0"', 'state_dir: must be the path of a directory ("a\\u0000" in'),
+        ("ca: {dir: 3}", "ca.dir: must be the path of a directory (3 in"),
+        ("ca: {public_dir: ''}", 'ca.public_dir: must be the path of a directory ("" in'),
         ("token: {inspect_every: 59s}", "token.inspect_every: must be between 1m and 365d (59s in"),
         ("store: {on_outage: wait}", "store.on_outage: must be local or stop (wait in"),
     ],
@@ -1072,6 +1075,45 @@ def test_a_password_of_the_upstream_proxy_is_in_no_output(
     assert SECRET not in written + repr(loaded) + str(loaded)
     (problem,) = problems(written)
     assert problem.startswith("upstream_proxy: must have its credentials in place of *** (in")
+
+
+# --- The local CA --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("", {}, None),
+        ("", {"HOME": "/me"}, "/me/.local/state/mobula-proxy/ca"),
+        ("", {"HOME": "/me", "XDG_STATE_HOME": "/state"}, "/state/mobula-proxy/ca"),
+        ("", {"HOME": "/me", "XDG_STATE_HOME": "state"}, "/me/.local/state/mobula-proxy/ca"),
+        ("", {"HOME": "", "XDG_STATE_HOME": ""}, None),
+        ("", {"HOME": "here"}, None),
+        ("state_dir: /var/lib/x", {"HOME": "/me"}, "/var/lib/x/ca"),
+        ("{state_dir: /var/lib/x, ca: {dir: /ca}}", {"HOME": "/me"}, "/ca"),
+        ("ca: {public_dir: /public}", {"HOME": "/"}, "/.local/state/mobula-proxy/ca"),
+    ],
+)
+def test_the_local_ca_has_its_own_place_or_one_among_what_survives_a_restart(
+    text: str, environ: dict[str, str], expected: str | None
+) -> None:
+    overrides = [(name, json.dumps(value)) for name, value in (yaml.safe_load(text) or {}).items()]
+    assert load(file=None, environ=environ, overrides=overrides).ca.dir == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("api.mobula.io", "api.mobula.io"),
+        ("localhost:9000", "localhost"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1:9000", "127.0.0.1"),
+        ("[::1]", "::1"),
+        ("[::1]:9000", "::1"),
+    ],
+)
+def test_an_upstreams_name_tells_its_host(name: str, host: str) -> None:
+    assert host_of(name) == host
 
 
 # --- Sections ------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ would be right.
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -108,6 +110,18 @@ def _directory(value: object) -> str | None:
 
 Directory = Annotated[str | None, Leaf(_directory, {"type": ["string", "null"], "minLength": 1})]
 
+
+def user_state_dir(environ: Mapping[str, str]) -> Path | None:
+    """Return our folder among those where the user's programs keep what survives a restart.
+
+    It is where the XDG Base Directory Specification says; None if the environment names no home.
+    """
+    state, home = (Path(environ.get(name, "")) for name in ("XDG_STATE_HOME", "HOME"))
+    if state.is_absolute():  # a relative one is to be ignored
+        return state / "mobula-proxy"
+    return home / ".local" / "state" / "mobula-proxy" if home.is_absolute() else None
+
+
 Bind = Annotated[
     Address,
     Leaf(
@@ -134,6 +148,11 @@ def _upstream_name(value: object) -> str:
             "must be a host name with an optional port, e.g. api.mobula.io or localhost:9000"
         ) from None
     return _authority(host, _port(port, 1) if has_port else None)
+
+
+def host_of(name: str) -> str:
+    """Return the host of an upstream's name: without a port, and an IPv6 one without brackets."""
+    return urlsplit(f"//{name}").hostname or ""
 
 
 UpstreamName = Annotated[
