@@ -7,12 +7,15 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 OWNER_ONLY = 0o600
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK_EVERY = 0.01
 """Seconds between two attempts to get the lock."""
+HAS_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
+"""Whether the system has files that are nowhere on a disk."""
 
 
 class RefusedError(Exception):
@@ -76,3 +79,41 @@ def mode_of(path: Path) -> int:
             f"{path} is not a file of this process's own user: remove it, or name another"
         )
     return status.st_mode
+
+
+def replace(path: Path, content: bytes, mode: int = OWNER_ONLY) -> None:
+    """Put a file there, whole or not at all, in place of what is there. Raises OSError.
+
+    Whoever may do the same at the same time must have a lock in common.
+    """
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # of a process that was killed
+    handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(handle, mode)  # whatever the umask
+            stream.write(content)
+            stream.flush()
+            os.fsync(handle)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def fleeting(content: bytes, folder: Path, *, in_memory: bool = HAS_MEMORY) -> Iterator[str]:
+    """Give the path of a file for those who read nothing else; it is gone at the end of the block.
+
+    Where there is no memory for files it lies in the folder, and stays there if we are killed.
+    """
+    if in_memory:
+        with os.fdopen(os.memfd_create("fleeting"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with NamedTemporaryFile(dir=folder, prefix=".fleeting-") as file:
+            file.write(content)
+            file.flush()
+            yield file.name
