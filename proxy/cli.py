@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from proxy import __version__, run
+from proxy.ca_commands import ca_group
 from proxy.config import Address, Settings, effective
 from proxy.ops import client, logs
 from proxy.options import (
@@ -146,6 +147,7 @@ def quit_(config: Path | None, overrides: list[tuple[str, str]], admin: Address 
 
 
 main.add_command(tokens_group)
+main.add_command(ca_group)
 
 
 def _remarks(settings: Settings, key: StaticKey | None, secret: Secret | None) -> Iterator[str]:

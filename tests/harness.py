@@ -25,8 +25,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 
 from proxy.app import App
+from proxy.cli import main
 from proxy.config import LogSettings, Settings, load
 from proxy.ops import logs
 from proxy.sandbox import Sandbox
@@ -230,6 +232,18 @@ class Command:
             self._process.kill()
         self.wait()
         self._scan.output.write(self.out + self.err)
+
+
+def called(*arguments: str, environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Call the command in this process: exit code, standard output, standard error.
+
+    Without an `environ` of its own it is given KEY.
+    """
+    names = [name for name in os.environ if name.startswith("MOBULA_")]
+    given = {"MOBULA_API_KEY": KEY} if environ is None else environ
+    result = CliRunner().invoke(main, arguments, env={**dict.fromkeys(names), **given})
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def served_url(record: Mapping[str, Any]) -> str:

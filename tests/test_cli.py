@@ -6,23 +6,22 @@ its arguments is called in this process, which saves half a second each time.
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
 import pytest
 import requests
 import yaml
-from click.testing import CliRunner
 
 from harness import (
     KEY,
     SecretScan,
+    called,
     command,
     command_line,
     finished,
@@ -33,20 +32,11 @@ from harness import (
     until_ready,
 )
 from proxy import __version__
-from proxy.cli import main
 from proxy.sandbox import Sandbox
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"
 GIVEN = {"MOBULA_API_KEY": KEY}
 FREE_PORTS = ("--set", 'listeners=[{"bind": "127.0.0.1:0"}]', "--set", "admin.bind=127.0.0.1:0")
-
-
-def called(*arguments: str, environ: Mapping[str, str] = GIVEN) -> tuple[int, str, str]:
-    """Call the command in this process: exit code, standard output, standard error."""
-    names = [name for name in os.environ if name.startswith("MOBULA_")]
-    result = CliRunner().invoke(main, arguments, env={**dict.fromkeys(names), **environ})
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture
