@@ -4,10 +4,10 @@ import asyncio
 import random
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -91,6 +91,7 @@ class App:
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
         self._placeholder = Placeholder(placeholder) if placeholder else None
+        self._ca: LocalCA | None = None
         self._handler = self._build_handler()
         self._listeners = self._build_listeners()
         self._stack = AsyncExitStack()
@@ -221,18 +222,12 @@ class App:
         from proxy.traffic.ca import bare_context  # noqa: PLC0415
 
         return Terminator(
-            self._local_ca.context, bare_context(), self._handler.names, listener.upstream
+            self._leaf_context, bare_context(), self._handler.names, listener.upstream
         )
 
-    @cached_property
-    def _local_ca(self) -> "LocalCA":
-        from proxy.traffic.ca import CaError, open_ca  # noqa: PLC0415 - as above
-
-        try:
-            ca = open_ca(self._settings.ca, self._settings.upstreams)
-        except CaError as error:
-            raise StartError(str(error)) from error
-        return ca
+    def _leaf_context(self, host: str) -> ssl.SSLContext:
+        assert self._ca is not None  # noqa: S101 - no listener is bound before it is open
+        return self._ca.context(host)
 
     async def __aenter__(self) -> Self:
         """Bind every address, start to serve and then to mint. Raises BindError or StartError.
@@ -243,6 +238,7 @@ class App:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
+            await self._open_ca()
             await self._open_store()
             stack.push_async_callback(self._sharing.close)
             for listener in self._listeners:
@@ -266,6 +262,26 @@ class App:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    async def _open_ca(self) -> None:
+        """Open the local CA if a listener ends TLS, and say if apps must read it again."""
+        if all(each.mode == "reverse" for each in self._listeners):
+            return
+        from proxy.traffic.ca import CaError, open_ca  # noqa: PLC0415 - see above
+
+        settings = self._settings
+        try:
+            self._ca = ca = await asyncio.to_thread(open_ca, settings.ca, settings.upstreams)
+        except CaError as error:
+            raise StartError(str(error)) from error
+        if ca.change.concerns_apps:
+            self._log.warning(
+                "the local CA's certificate was made anew; have apps read it again",
+                reason=ca.change.value,
+                file=str(ca.files.certificate),
+            )
+        if ca.files.roots.place is None:
+            self._log.warning("the bundle for apps has no roots of the system: none were found")
 
     async def _open_store(self) -> None:
         try:

@@ -837,9 +837,8 @@ def test_a_forward_listener_reaches_other_hosts_only_for_this_machine(
 def test_other_hosts_are_for_forward_listeners_only(
     problems: Problems, mode: str, name: str
 ) -> None:
-    assert problems(f"listeners: [{{bind: '127.0.0.1:1', mode: {mode}, {name}: tunnel}}]") == [
-        f"listeners[0].{name}: is for listeners of mode forward only (tunnel in config.yaml, line 1)"
-    ]
+    (problem,) = problems(f"listeners: [{{bind: '127.0.0.1:1', mode: {mode}, {name}: tunnel}}]")
+    assert problem.startswith(f"listeners[0].{name}: is for listeners of mode forward only (tunnel")
 
 
 def test_a_mode_that_is_none_is_refused(problems: Problems) -> None:

@@ -1,5 +1,6 @@
 """Where clients' TLS ends: with leaves of the local CA, for the names of upstreams only."""
 
+import logging
 import ssl
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
@@ -10,6 +11,7 @@ from proxy.traffic.target import Names
 HANDSHAKE = 0x16
 """The first byte that a client sends which speaks TLS (RFC 8446, section 5.1)."""
 _DISTRUST = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE")
+LOG = logging.getLogger(__name__)
 _REFUSED_NAME = "CALLBACK_FAILED"
 
 
@@ -55,7 +57,11 @@ class Terminator:
         host = self._default if name is None else name.lower()
         if not self._names.on(host):
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        tls.context = self._leaf_context(host)
+        try:
+            tls.context = self._leaf_context(host)
+        except Exception:
+            LOG.exception("There is no certificate for a client")
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         return None
 
 
