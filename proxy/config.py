@@ -43,6 +43,7 @@ from proxy.settings.values import (
 
 __all__ = [
     "MEMORY",
+    "MOBULA_HOSTS",
     "Address",
     "AdminSettings",
     "ApiKeySettings",

@@ -11,10 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from harness import COMMAND, KEY, SecretScan, called, finished
+from proxy.config import MOBULA_HOSTS
 from proxy.traffic.ca import LocalCA
 from tls import is_trusted, trusting
 
-HOST = "api.mobula.io"
+HOST, *_ = HOSTS = list(MOBULA_HOSTS)
 MORE_HOSTS = ("--set", "upstreams.localhost:9000={}")
 
 
@@ -54,7 +55,7 @@ def test_show_tells_what_it_is_and_where_and_makes_it_on_first_use(
     assert told["subject"] == certificate.subject.rfc4514_string()
     assert told["not_before"] == certificate.not_valid_before_utc.isoformat()
     assert told["not_after"] == certificate.not_valid_after_utc.isoformat()
-    assert told["hosts"] == [HOST]
+    assert told["hosts"] == HOSTS
     assert Path(told["system_roots"]).exists()
     names = {"certificate": "ca.pem", "bundle": "bundle.pem", "truststore": "truststore.p12"}
     for name, file in {**names, "key": "ca-key.pem"}.items():
@@ -69,7 +70,7 @@ def test_show_tells_people_the_same(home: dict[str, str], folder: Path) -> None:
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["subject"] == told["subject"]
     assert lines["SHA-256"] == told["sha256"]
-    assert lines["hosts"] == HOST
+    assert lines["hosts"] == ", ".join(HOSTS)
     assert lines["valid"] == f"{told['not_before'][:10]} to {told['not_after'][:10]}"
     assert lines["certificate"] == told["certificate"]
     assert lines["bundle"].startswith(f"{told['bundle']}, with ")
@@ -117,7 +118,7 @@ def test_hosts_that_were_added_are_news_for_apps_but_not_for_scripts(
         "mobula-proxy: the local CA's certificate was made anew, because hosts were added: "
         f"apps must read {folder / 'ca.pem'} again\n"
     )
-    assert facts(environ=home)["hosts"] == [HOST, "localhost"]
+    assert facts(environ=home)["hosts"] == sorted([*HOSTS, "localhost"])
 
 
 # export
@@ -164,7 +165,7 @@ def test_renew_makes_another_one_and_tells_what_must_happen_next(
     assert "Now restart the proxies that use it" in out
     assert f"restart the apps that trust {folder / 'ca.pem'}" in " ".join(out.split())
     after = facts(environ=home)
-    assert (after["subject"] != before["subject"], after["hosts"]) == (True, [HOST])
+    assert (after["subject"] != before["subject"], after["hosts"]) == (True, HOSTS)
     assert after["sha256"] in out
     shown = LocalCA.open(folder, [HOST]).context(HOST)
     assert is_trusted(shown, trusting(pem_in(folder)), HOST)

@@ -810,7 +810,7 @@ def test_the_default_listener_has_the_first_upstream_too(loading: Loader) -> Non
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("api.mobula.oi", "did you mean api.mobula.io?"), ("x", "known: api.mobula.io")],
+    [("api.mobula.oi", "did you mean api.mobula.io?"), ("x", "known: api.mobula.io or b.test")],
 )
 def test_an_unknown_upstream_is_refused_with_the_nearest(
     problems: Problems, name: str, hint: str
