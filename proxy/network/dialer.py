@@ -18,7 +18,7 @@ from proxy.network.guard import Guard
 from proxy.network.loops import OwnListeners
 from proxy.network.reason import reason
 from proxy.network.resolver import Resolver, SystemResolver, known, make_resolver
-from proxy.network.upstream_proxy import pass_through
+from proxy.network.upstream_proxy import connect_request, pass_through
 
 NEXT_ADDRESS_DELAY: Final = 0.25
 """Seconds that one address has before the next is tried beside it (RFC 8305, section 5)."""
@@ -47,8 +47,9 @@ class Dialer:
         """Return a socket that is connected to `host`, non-blocking and without Nagle's delay.
 
         It connects to the IP `address` if there is one, whatever `host` resolves to. `guard` judges
-        every address before the first packet goes there; what an upstream proxy resolves a name to
-        it cannot see, so behind one it judges IP addresses only. It takes its time: bound it.
+        every address before the first packet goes there. An upstream proxy resolves names itself:
+        behind one there is no `address`, and `guard` judges a host that is an IP address, and no
+        other. It takes its time: bound it.
 
         Raises AddressRefused, LoopError, UpstreamProxyError or another OSError.
         """
@@ -57,9 +58,10 @@ class Dialer:
             return await self._open(host, port, address, guard)
         if guard and (infos := known(host, port)):
             guard.allowed(infos)
+        request = connect_request(proxy, host, port)
         sock = await self._open_proxy(proxy)
         try:
-            await pass_through(sock, proxy, host, port)
+            await pass_through(sock, request)
         except BaseException:
             sock.close()
             raise
@@ -95,9 +97,11 @@ class Dialer:
         if address is not None:
             return known(address, port)
         try:
-            return await self._resolver.resolve(host, port)
+            if host.isprintable():  # the system would take a NUL for the end of the name
+                return await self._resolver.resolve(host, port)
         except UnicodeError:
-            raise ResolveError("its name could not be resolved: it is not a name") from None
+            pass
+        raise ResolveError("it is not a name")
 
     def tls_context(self, ca_file: str | None) -> ssl.SSLContext:
         """Return the context of all connections that trust these authorities; None: the system's.

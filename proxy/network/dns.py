@@ -16,11 +16,11 @@ from proxy.network.address import AddressInfo
 from proxy.network.errors import ResolveError
 from proxy.network.resolver import known
 
-LOOKUP_SECONDS: Final = 5.0
-"""How long a look-up may take in all."""
-TRY_SECONDS: Final = 1.0
-"""How long the first name server has for its answer, before the next one is asked."""
-TRIES: Final = 3
+LOOKUP_SECONDS: Final = 2.5
+"""How long a look-up may take in all: less than whoever wants a connection waits for that."""
+TRY_SECONDS: Final = 0.75
+"""How long a name server has for its answer before the next one is asked; later, twice as long."""
+TRIES: Final = 2
 """How often each name server is asked."""
 MOST_ADDRESSES: Final = 32
 """How many addresses of a name are looked at."""
@@ -65,8 +65,7 @@ class DnsResolver:
 
 
 def _failed(error: int | None) -> ResolveError:
-    reason = _REASONS.get(error, "no name server can be asked")
-    return ResolveError(f"its name could not be resolved: {reason}")
+    return ResolveError(_REASONS.get(error, "no name server can be asked"))
 
 
 class _Lookup:

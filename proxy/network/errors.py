@@ -13,6 +13,9 @@ class DialError(OSError):
 class ResolveError(DialError):
     """A name did not become an address."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(f"its name could not be resolved: {why}")
+
 
 class AddressRefused(DialError):  # noqa: N818 - a verdict, and no fault
     """Whoever asked may not reach any of the addresses; `kind` says what sort the last one is."""

@@ -14,7 +14,7 @@ class Resolver(Protocol):
     async def resolve(self, host: str, port: int) -> Sequence[AddressInfo]:
         """Return where to connect to, best first and at least one; IP addresses at once.
 
-        Raises OSError, or UnicodeError for what cannot be a name.
+        Raises OSError, or ValueError for what cannot be a name.
         """
         ...
 

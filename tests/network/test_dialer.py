@@ -87,9 +87,10 @@ async def test_a_fixed_address_is_connected_to_and_the_name_asked_of_nobody(
     assert name_server.asked == []
 
 
-async def test_what_the_system_cannot_take_for_a_name_is_none() -> None:
+@pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "127.0.0.1\0.test"])
+async def test_what_the_system_cannot_take_for_a_name_is_none(host: str) -> None:
     with pytest.raises(ResolveError, match="it is not a name"):
-        await Dialer().connect("a" * 64 + ".invalid", 443)
+        await Dialer().connect(host, 443)
 
 
 # Addresses that clients may not reach

@@ -18,7 +18,7 @@ from proxy.network.reason import reason
         (socket.gaierror(socket.EAI_NONAME, "secret"), "its name could not be resolved"),
         (OSError("secret"), "no connection could be made"),
         (RuntimeError("secret"), "no connection could be made"),
-        (ResolveError("its name is odd"), "its name is odd"),
+        (ResolveError("it is odd"), "its name could not be resolved: it is odd"),
         (AddressRefused("private"), "its address may not be reached: it is private"),
         (LoopError("::1"), "its address, ::1, is a listener of this proxy itself"),
         (UpstreamProxyError("hung up"), "the upstream proxy hung up"),

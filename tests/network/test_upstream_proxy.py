@@ -13,7 +13,7 @@ from name_server import NameServer
 from proxy.config import ProxyUrl
 from proxy.network.dialer import Dialer
 from proxy.network.dns import DnsResolver
-from proxy.network.errors import AddressRefused, UpstreamProxyError
+from proxy.network.errors import AddressRefused, ResolveError, UpstreamProxyError
 from proxy.network.guard import Guard
 from proxy.network.upstream_proxy import HEAD_BYTES
 from wire import PATIENCE, Far, Wire
@@ -94,6 +94,15 @@ async def test_names_are_left_to_the_proxy_and_so_is_what_they_lead_to(
 async def test_an_address_is_judged_before_the_proxy_hears_of_it(far: Far, host: str) -> None:
     with pytest.raises(AddressRefused):
         await through(far).connect(host, 443, guard=Guard())
+    assert far.accepted == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["a.test\r\nX: y", "a b", "a/b", "me@a.test", "b\xfccher.test", ""]
+)
+async def test_what_cannot_be_a_name_is_not_asked_for(far: Far, host: str) -> None:
+    with pytest.raises(ResolveError, match="it is not a name"):
+        await through(far).connect(host, 443)
     assert far.accepted == 0
 
 
