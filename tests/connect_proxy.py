@@ -6,8 +6,7 @@ from typing import Self
 
 from wire import PATIENCE, fields_of
 
-_ASKED = 407
-_REFUSAL = b"HTTP/1.1 %d \r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
+_REFUSAL = b"HTTP/1.1 407 \r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
 
 
 class ConnectProxy:
@@ -58,7 +57,7 @@ class ConnectProxy:
         self.asked.append(line)
         pair = b64encode(f"{self.user}:{self.password}".encode()).decode()
         if fields_of(head).get("proxy-authorization") != f"Basic {pair}":
-            writer.write(_REFUSAL % _ASKED)
+            writer.write(_REFUSAL)
             await writer.drain()
             writer.write_eof()
             await reader.read()
