@@ -1,0 +1,60 @@
+"""The files of certificates that a child trusts: what it trusted before, and the local CA.
+
+What package managers and the like have of their own is left alone: they never call an upstream,
+and through a tunnel they see the certificates that they know.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+ADDING = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
+"""Variables whose certificates a runtime trusts beside its own."""
+BEFORE_SSL_CERT_FILE = ("NIX_SSL_CERT_FILE", "PERL_LWP_SSL_CA_FILE", "HTTPS_CA_FILE")
+"""Those that some programs prefer to SSL_CERT_FILE, where they are set."""
+
+
+def trusted_files(
+    environ: Mapping[str, str], folder: Path, own: Path, bundle: Path
+) -> dict[str, str]:
+    """Return the variables to set, each with the path of a file.
+
+    `own` holds the local CA, `bundle` the system's authorities with it. What a variable names
+    already is in a new file in `folder`, with the local CA and nothing else.
+    """
+
+    def joined(name: str, otherwise: str) -> str:
+        given = list(filter(None, [environ.get(name)]))
+        if name == "SSL_CERT_FILE" and (folders := environ.get("SSL_CERT_DIR")):
+            # Many programs look there only while no file is named.
+            given = [*(given or [otherwise]), *folders.split(os.pathsep)]
+        if not given:
+            return otherwise
+        file = folder / f"{name}.pem"
+        file.write_bytes(b"\n".join([*map(_certificates, given), own.read_bytes()]))
+        return str(file)
+
+    openssl = joined("SSL_CERT_FILE", str(bundle))
+    curl = joined("CURL_CA_BUNDLE", openssl)
+    requests = curl if environ.get("CURL_CA_BUNDLE") else str(bundle)
+    return {
+        "SSL_CERT_FILE": openssl,
+        "CURL_CA_BUNDLE": curl,
+        "REQUESTS_CA_BUNDLE": joined("REQUESTS_CA_BUNDLE", requests),
+        **{name: joined(name, str(own)) for name in ADDING},
+        **{name: joined(name, "") for name in BEFORE_SSL_CERT_FILE if environ.get(name)},
+    }
+
+
+def _certificates(place: str) -> bytes:
+    """Return what stands in a file, or in those of a folder; nothing if it cannot be read."""
+    try:
+        # A folder made by `openssl rehash` names each of its files twice.
+        files = sorted({each.resolve() for each in _files(Path(place))})
+        return b"\n".join(each.read_bytes() for each in files)
+    except OSError:
+        return b""
+
+
+def _files(place: Path) -> list[Path]:
+    return [each for each in place.iterdir() if each.is_file()] if place.is_dir() else [place]
