@@ -16,6 +16,15 @@ from proxy.settings.sources import PREFIX
 from proxy.tokens.model import Secret
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+METADATA = (
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "100.100.100.200",
+    "fd00:ec2::254",
+    "metadata.google.internal",
+)
+"""Where clouds have programs ask for credentials, which no proxy should pass on; ours does not."""
 USER = "mobula-proxy"
 """The user whose password is the placeholder, where a client logs in to the proxy."""
 
@@ -114,11 +123,11 @@ def _proxies(environ: Mapping[str, str], url: str, direct: Iterable[str]) -> dic
 
 
 def direct_hosts(environ: Mapping[str, str], hosts: Collection[str]) -> list[str]:
-    """Return what NO_PROXY is to hold: what it held, and loopback, but nothing that covers `hosts`.
+    """Return what NO_PROXY is to hold: what it held, and where the proxy leads nobody.
 
-    Entries that cover more than them are left out whole: the proxy tunnels to the others.
+    An entry that covers one of `hosts` is left out; the proxy tunnels to the others that it covers.
     """
-    entries = dict.fromkeys([*_no_proxy(environ), *LOOPBACK])
+    entries = dict.fromkeys([*_no_proxy(environ), *LOOPBACK, *METADATA])
     return [each for each in entries if not any(covers(each, host) for host in hosts)]
 
 
@@ -188,11 +197,19 @@ def _java_direct(given: str, hosts: Collection[str], direct: Iterable[str]) -> l
         for entry in found.strip("\"'").split("|")
         if entry and not any(covers(entry, host) for host in hosts)
     ]
-    for each in direct:
-        domain = re.sub(r":\d+$", "", each.lstrip("*."))
-        if each not in LOOPBACK and "/" not in domain:  # Java knows no networks
-            entries += [f"*.{domain}"] if each[0] in "*." else [domain, f"*.{domain}"]
+    entries += [pattern for each in direct for pattern in _java_patterns(each)]
     return list(dict.fromkeys([*_JAVA_LOOPBACK, *entries]))
+
+
+def _java_patterns(entry: str) -> list[str]:
+    """Return what covers in Java what an entry of NO_PROXY does; it knows no networks."""
+    name = entry.lstrip("*.")
+    if "/" in name or name.count(":") > 1:
+        return []
+    host = name.partition(":")[0]
+    if host.replace(".", "").isdigit():
+        return [host]
+    return [f"*.{host}"] if name != entry else [host, f"*.{host}"]
 
 
 def _properties(properties: Mapping[str, str]) -> str:

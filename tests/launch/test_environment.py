@@ -15,7 +15,7 @@ from requests.utils import should_bypass_proxies
 
 from harness import KEY, program
 from proxy.config import Address
-from proxy.launch.environment import Way, child_environment, network_proxy
+from proxy.launch.environment import LOOPBACK, METADATA, Way, child_environment, network_proxy
 from proxy.tokens.model import Secret
 
 STORE_SECRET = "store-secret-of-the-tests-0123456789abcdef"
@@ -107,12 +107,13 @@ def direct(*entries: str, hosts: list[str] | None = None) -> list[str]:
     return found["NO_PROXY"].split(",")
 
 
-LOOPBACK = ["localhost", "127.0.0.1", "::1"]
+NOWHERE = [*LOOPBACK, *METADATA]
+"""Where the proxy leads nobody."""
 
 
 @pytest.mark.parametrize("entry", ["corp.test", ".corp.test", "10.0.0.0/8", "db:5432", "ula.io"])
-def test_what_is_reached_directly_stays_so_and_loopback_too(entry: str) -> None:
-    assert direct(entry, hosts=["api.mobula.test"]) == [entry, *LOOPBACK]
+def test_what_is_reached_directly_stays_so_beside_where_the_proxy_leads_nobody(entry: str) -> None:
+    assert direct(entry, hosts=["api.mobula.test"]) == [entry, *NOWHERE]
 
 
 @pytest.mark.parametrize(
@@ -121,16 +122,16 @@ def test_what_is_reached_directly_stays_so_and_loopback_too(entry: str) -> None:
      "mobula.io.", "io", "bula.io", "*bula.io", ".", "a*i.mobula.io"],
 )  # fmt: skip
 def test_what_some_client_would_take_for_an_upstream_is_not_reached_directly(entry: str) -> None:
-    assert direct("corp.test", entry) == ["corp.test", *LOOPBACK]
+    assert direct("corp.test", entry) == ["corp.test", *NOWHERE]
 
 
 def test_an_upstream_on_this_machine_is_not_reached_directly() -> None:
-    assert direct(hosts=["localhost", "127.0.0.1"]) == ["::1"]
+    assert direct(hosts=["localhost", "127.0.0.1"]) == ["::1", *METADATA]
 
 
 def test_both_spellings_of_no_proxy_count_and_any_space_parts_entries() -> None:
     found = child({"NO_PROXY": "a.test, b.test", "no_proxy": "c.test b.test"})
-    assert found["NO_PROXY"] == "c.test,b.test,a.test,localhost,127.0.0.1,::1"
+    assert found["NO_PROXY"].split(",") == ["c.test", "b.test", "a.test", *NOWHERE]
 
 
 ENTRIES = st.lists(
@@ -230,7 +231,9 @@ def test_java_options_that_were_given_stay_but_for_another_way_out() -> None:
     found = properties(child({"JAVA_TOOL_OPTIONS": given, "NO_PROXY": ".lan,db:5432,10.0.0.0/8"}))
     assert found["theirs"] == "a b"
     assert found["https.proxyHost"] == "127.0.0.1"
-    assert found["http.nonProxyHosts"] == "localhost|127.*|[::1]|*.corp.test|db|*.lan|*.db"
+    hosts = found["http.nonProxyHosts"].split("|")
+    assert hosts[:7] == ["localhost", "127.*", "[::1]", "*.corp.test", "db", "*.lan", "*.db"]
+    assert "169.254.169.254" in hosts
 
 
 def test_a_trust_store_that_java_was_given_stays_the_only_one() -> None:
