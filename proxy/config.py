@@ -5,7 +5,7 @@ are bytes in the sections, and human text (`1h`, `64KiB`) in every source.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -409,14 +409,20 @@ def _no_such_upstream(name: str, names: Sequence[str]) -> str:
 
 
 def load(
-    *, file: Path | None, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]]
+    *,
+    file: Path | None,
+    environ: Mapping[str, str],
+    overrides: Sequence[tuple[str, str]],
+    usual: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
 ) -> Settings:
     """Return the settings that the sources give, each later one over the earlier.
 
-    `overrides` are the key and the value of each `--set`, in order. Raises SettingsError with every
+    `overrides` are the key and the value of each `--set`, in order. `usual` is told all that is set
+    and returns what to take for the rest, in place of its default. Raises SettingsError with every
     problem at once: first all that cannot be read, else all that is wrong.
     """
     tree = read(file, environ, overrides)
+    tree.fill(usual(tree.values))
     parsed = parse(Settings, tree.values)
     if isinstance(parsed, Settings):
         return _at_home(parsed, environ)

@@ -4,7 +4,7 @@ Whatever is wrong ends the process with a line that says so, and exit code 2.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,14 @@ admin_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def load_settings(config: Path | None, overrides: list[tuple[str, str]]) -> Settings:
+def load_settings(
+    config: Path | None,
+    overrides: list[tuple[str, str]],
+    usual: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
+) -> Settings:
+    """Return the settings; `usual` as for `config.load`."""
     try:
-        return load(file=config, environ=os.environ, overrides=overrides)
+        return load(file=config, environ=os.environ, overrides=overrides, usual=usual)
     except SettingsError as error:
         run.fail(str(error), run.EXIT_USAGE)
 

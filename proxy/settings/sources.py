@@ -36,6 +36,10 @@ class Tree(Struct):
         self.values = self._merged(self.values, value, ())
         self.origins |= origins
 
+    def fill(self, usual: Mapping[str, Any]) -> None:
+        """Put values where none stand; they have no origin."""
+        self.values = _filled(self.values, usual)
+
     def _merged(self, under: object, over: object, path: SettingPath) -> Any:
         if not isinstance(under, dict) or not isinstance(over, dict):
             self.origins = {p: o for p, o in self.origins.items() if p[: len(path)] != path}
@@ -74,6 +78,11 @@ class Tree(Struct):
             if below := [o for p, o in self.origins.items() if p[:length] == here]:
                 return below[0]
         return _DEFAULTS
+
+
+def _filled(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name for name in values if isinstance(values[name], dict) and name in usual}
+    return {**usual, **values, **{name: _filled(values[name], usual[name]) for name in both}}
 
 
 def read(
