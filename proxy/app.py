@@ -226,8 +226,13 @@ class App:
         )
 
     def _leaf_context(self, host: str) -> ssl.SSLContext:
-        assert self._ca is not None  # noqa: S101 - no listener is bound before it is open
-        return self._ca.context(host)
+        return self.local_ca.context(host)
+
+    @property
+    def local_ca(self) -> "LocalCA":
+        """What forward and tls listeners have apps trust; there is one once these are bound."""
+        assert self._ca is not None  # noqa: S101 - for the type checker
+        return self._ca
 
     async def __aenter__(self) -> Self:
         """Bind every address, start to serve and then to mint. Raises BindError or StartError.
@@ -376,6 +381,10 @@ class App:
         if not self._keeper.started:
             return "the first token has not arrived"
         return self._keeper.why_none()
+
+    async def wait_for_token(self, seconds: float) -> None:
+        """Return once a token is in hand. Raises TokenUnavailable, see `Keeper.wait_for_token`."""
+        await self._keeper.wait_for_token(seconds)
 
     def rotate(self) -> bool:
         """Have every token replaced and the old ones revoked; see `Keeper.rotate`."""

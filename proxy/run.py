@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Coroutine, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NoReturn
 
 import uvloop
@@ -25,12 +25,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
     """Run `work` and exit with the code it returns; errors of starting become one line."""
+    sys.exit(outcome(work))
+
+
+def outcome(work: Coroutine[Any, Any, int]) -> int:
+    """Run `work` and return what it does; an error of starting is told in one line, and exits."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(work)
+            return runner.run(work)
     except (BindError, StartError, OSError) as error:
         fail(str(error), EXIT_FAILED)
-    sys.exit(code)
 
 
 def fail(text: str, code: int) -> NoReturn:
@@ -78,10 +82,21 @@ async def serve(
 
 async def serve_demo(settings: Settings, key: str) -> int:
     """Serve a built-in sandbox in place of every upstream."""
+    signals = SignalWatch()
+    async with (
+        demo(settings, key) as (settings, source, url),
+        App(settings, source=source, key=source.read()) as app,
+    ):
+        sys.stdout.write(_demo_text(app, url))
+        sys.stdout.flush()
+        return await _until_end(app, settings, signals)
+
+
+@asynccontextmanager
+async def demo(settings: Settings, key: str) -> AsyncIterator[tuple[Settings, KeySource, str]]:
+    """A sandbox in place of every upstream: the settings that lead there, its key and its URL."""
     from proxy.sandbox import Sandbox  # noqa: PLC0415 - only demos pay for it
 
-    source = KeySource(name="the sandbox", value=key)
-    signals = SignalWatch()
     async with Sandbox(keys={key: "growth"}) as sandbox:
         upstreams = {
             name: replace(each, url=sandbox.url, address=None, ca_file=None)
@@ -90,10 +105,7 @@ async def serve_demo(settings: Settings, key: str) -> int:
         # What the sandbox minted it forgets when it ends, and so should we.
         store = replace(settings.store, url=MEMORY)
         settings = replace(settings, upstreams=upstreams, store=store)
-        async with App(settings, source=source, key=source.read()) as app:
-            sys.stdout.write(_demo_text(app, sandbox.url))
-            sys.stdout.flush()
-            return await _until_end(app, settings, signals)
+        yield settings, KeySource(name="the sandbox", value=key), sandbox.url
 
 
 def _demo_text(app: App, url: str) -> str:
