@@ -57,12 +57,57 @@ def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> 
     """Run the proxy until SIGTERM, SIGINT or `mobula-proxy quit`."""
     settings = load_settings(config, overrides)
     logs.configure(settings.log)
-    if demo and settings.role != "member" and not _names_a_key(settings):
+    if demo and _lacks_a_key(settings):
         run.run(run.serve_demo(settings, DEMO_KEY))
     secret = read_store_secret(settings)
     source, key = (None, None) if settings.role == "member" else read_key(settings)
     check_store(settings)
     run.run(run.serve(settings, source, key, secret))
+
+
+@main.command(name="exec", context_settings={"allow_interspersed_args": False})
+@config_option
+@set_option
+@click.option(
+    "--demo",
+    is_flag=True,
+    help="Without a static key, let the command call a built-in sandbox of the Mobula API.",
+)
+@click.option(
+    "--open",
+    "serves_all",
+    is_flag=True,
+    help="Serve whatever calls, also without the placeholder that the command is given for a key.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(
+    config: Path | None,
+    overrides: list[tuple[str, str]],
+    demo: bool,
+    serves_all: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Run COMMAND with its calls to Mobula led through a proxy of its own, as in
+
+    mobula-proxy exec -- node app.js
+
+    The command needs no change: its environment names the proxy, and a placeholder for the static
+    key. The proxy ends when the command does, and exits with its exit code: 127 if there is no such
+    command, 126 if it cannot be run.
+    """
+    from proxy.launch import exec as launch  # noqa: PLC0415 - others need not pay for its TLS
+
+    settings = load_settings(config, overrides, launch.usual_settings)
+    logs.configure(settings.log)
+    if settings.role == "minter":
+        run.fail("a minter serves no command: set role to both or member", run.EXIT_USAGE)
+    if demo and _lacks_a_key(settings):
+        launch.launch_demo(command, settings, DEMO_KEY, serves_all=serves_all)
+    secret = read_store_secret(settings)
+    source, key = (None, None) if settings.role == "member" else read_key(settings)
+    check_store(settings)
+    credentials = launch.Credentials(source=source, key=key, store_secret=secret)
+    launch.launch(command, settings, credentials, serves_all=serves_all)
 
 
 @main.command()
@@ -162,6 +207,9 @@ def _remarks(settings: Settings, key: StaticKey | None, secret: Secret | None) -
     yield f"static key: fingerprint {key.fingerprint}" if key else "static key: none, for a member"
 
 
-def _names_a_key(settings: Settings) -> bool:
+def _lacks_a_key(settings: Settings) -> bool:
+    """Tell whether a static key is needed and none is named."""
     named = ("MOBULA_API_KEY", "MOBULA_API_KEY_FILE")
-    return settings.api_key.file is not None or any(name in os.environ for name in named)
+    if settings.role == "member" or settings.api_key.file is not None:
+        return False
+    return not any(name in os.environ for name in named)

@@ -102,8 +102,11 @@ def network_proxy(environ: Mapping[str, str], hosts: Collection[str], scheme: st
     if any(covers(entry, host) for entry in _no_proxy(environ) for host in hosts):
         return None
     names = both_spellings(f"{scheme.upper()}_PROXY", *_PROXIES_OF_ALL)
-    found = next(filter(None, map(environ.get, names)), None)
-    return found if found is None or "://" in found else f"http://{found}"
+    found = next(filter(None, map(environ.get, names)), "")
+    scheme, _, rest = found.rpartition("://")
+    place = rest.partition("/")[0]
+    port = "" if re.search(r":\d+$", place) else ":80"
+    return f"{scheme or 'http'}://{place}{port}" if place else None
 
 
 def both_spellings(*names: str) -> list[str]:

@@ -34,7 +34,7 @@ class Signals:
     def _take(self, number: int) -> None:
         self.heed(number)
 
-    async def break_off(self, work: Coroutine[Any, Any, None]) -> int:
+    async def break_off(self, work: Coroutine[Any, Any, object]) -> int:
         """Do some work until a signal asks to end; return that signal, or 0 if the work is done."""
         task = asyncio.ensure_future(work)
         received = 0

@@ -6,7 +6,11 @@ and through a tunnel they see the certificates that they know.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from proxy.traffic.bundle import certificates_at
+from proxy.traffic.ca import LocalCA
 
 ADDING = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
 """Variables whose certificates a runtime trusts beside its own."""
@@ -14,14 +18,12 @@ BEFORE_SSL_CERT_FILE = ("NIX_SSL_CERT_FILE", "PERL_LWP_SSL_CA_FILE", "HTTPS_CA_F
 """Those that some programs prefer to SSL_CERT_FILE, where they are set."""
 
 
-def trusted_files(
-    environ: Mapping[str, str], folder: Path, own: Path, bundle: Path
-) -> dict[str, str]:
-    """Return the variables to set, each with the path of a file.
+def trusted_files(environ: Mapping[str, str], folder: Path, ca: LocalCA) -> dict[str, str]:
+    """Return the variables to set, each with the path of a file that holds the local CA.
 
-    `own` holds the local CA, `bundle` the system's authorities with it. What a variable names
-    already is in a new file in `folder`, with the local CA and nothing else.
+    What a variable names already is in a new file in `folder`, and nothing else is.
     """
+    own, bundle = str(ca.files.certificate), str(ca.files.bundle)
 
     def joined(name: str, otherwise: str) -> str:
         given = list(filter(None, [environ.get(name)]))
@@ -31,30 +33,23 @@ def trusted_files(
         if not given:
             return otherwise
         file = folder / f"{name}.pem"
-        file.write_bytes(b"\n".join([*map(_certificates, given), own.read_bytes()]))
+        ca.write_bundle(file, *map(_certificates, given))
         return str(file)
 
-    openssl = joined("SSL_CERT_FILE", str(bundle))
+    openssl = joined("SSL_CERT_FILE", bundle)
     curl = joined("CURL_CA_BUNDLE", openssl)
-    requests = curl if environ.get("CURL_CA_BUNDLE") else str(bundle)
+    requests = curl if environ.get("CURL_CA_BUNDLE") else bundle
     return {
         "SSL_CERT_FILE": openssl,
         "CURL_CA_BUNDLE": curl,
         "REQUESTS_CA_BUNDLE": joined("REQUESTS_CA_BUNDLE", requests),
-        **{name: joined(name, str(own)) for name in ADDING},
+        **{name: joined(name, own) for name in ADDING},
         **{name: joined(name, "") for name in BEFORE_SSL_CERT_FILE if environ.get(name)},
     }
 
 
-def _certificates(place: str) -> bytes:
+def _certificates(place: str) -> str:
     """Return what stands in a file, or in those of a folder; nothing if it cannot be read."""
-    try:
-        # A folder made by `openssl rehash` names each of its files twice.
-        files = sorted({each.resolve() for each in _files(Path(place))})
-        return b"\n".join(each.read_bytes() for each in files)
-    except OSError:
-        return b""
-
-
-def _files(place: Path) -> list[Path]:
-    return [each for each in place.iterdir() if each.is_file()] if place.is_dir() else [place]
+    with suppress(OSError):
+        return "".join(certificates_at(Path(place)))
+    return ""

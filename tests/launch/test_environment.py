@@ -163,15 +163,18 @@ def test_no_client_bypasses_the_proxy_for_an_upstream_whatever_no_proxy_held(
     [
         ({}, None),
         ({"HTTPS_PROXY": "http://user:word@corp:3128"}, "http://user:word@corp:3128"),
-        ({"https_proxy": "http://small", "HTTPS_PROXY": "http://capital"}, "http://small"),
-        ({"https_proxy": "", "HTTPS_PROXY": "http://capital"}, "http://capital"),
+        ({"https_proxy": "http://small:1", "HTTPS_PROXY": "http://capital:1"}, "http://small:1"),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://capital:1"}, "http://capital:1"),
         ({"HTTPS_PROXY": "corp:3128"}, "http://corp:3128"),
+        ({"HTTPS_PROXY": "http://corp/"}, "http://corp:80"),
+        ({"HTTPS_PROXY": "http://[fd00::1]"}, "http://[fd00::1]:80"),
+        ({"HTTPS_PROXY": "/"}, None),
         ({"ALL_PROXY": "socks5://corp:1080"}, "socks5://corp:1080"),
-        ({"HTTPS_PROXY": "http://corp", "ALL_PROXY": "socks5://corp:1080"}, "http://corp"),
+        ({"HTTPS_PROXY": "http://corp", "ALL_PROXY": "socks5://corp:1080"}, "http://corp:80"),
         ({"HTTP_PROXY": "http://corp"}, None),
         ({"HTTPS_PROXY": "http://corp", "NO_PROXY": "*"}, None),
         ({"HTTPS_PROXY": "http://corp", "no_proxy": ".mobula.io"}, None),
-        ({"HTTPS_PROXY": "http://corp", "NO_PROXY": "localhost"}, "http://corp"),
+        ({"HTTPS_PROXY": "http://corp", "NO_PROXY": "localhost"}, "http://corp:80"),
     ],
 )
 def test_the_networks_proxy_is_found_as_other_programs_find_it(
@@ -182,7 +185,7 @@ def test_the_networks_proxy_is_found_as_other_programs_find_it(
 
 def test_calls_in_clear_have_a_proxy_of_their_own() -> None:
     environ = {"HTTP_PROXY": "http://clear", "HTTPS_PROXY": "http://other"}
-    assert network_proxy(environ, [HOST], "http") == "http://clear"
+    assert network_proxy(environ, [HOST], "http") == "http://clear:80"
 
 
 # Node and Java

@@ -236,7 +236,7 @@ def test_our_exit_code_is_the_childs_as_a_shell_tells_it(script: str, code: int)
 
 def test_a_key_that_ends_the_child_ends_the_script_that_we_are_in(shell: Terminal) -> None:
     """A shell goes on with its script if what it had started seems to have handled the key."""
-    script = f"{shlex.join([*WRAPPER, 'sh', '-c', 'echo begun; sleep 60'])}; echo went on"
+    script = f"{shlex.join([*WRAPPER, 'sh', '-c', 'echo begun; exec sleep 60'])}; echo went on"
     shell.type(f"{shlex.join(['bash', '-c', script])}\n")
     shell.until("begun\r\n")
     shell.type("\x03")

@@ -8,6 +8,8 @@ import pytest
 import trustme
 
 from proxy.launch.trust import ADDING, BEFORE_SSL_CERT_FILE, trusted_files
+from proxy.traffic.bundle import Roots
+from proxy.traffic.ca import LocalCA
 
 Certificate = bytes
 REPLACING = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
@@ -15,11 +17,13 @@ REPLACING = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 
 
 class Folder:
-    """Has a file of the local CA, and one of the system's authorities with it."""
+    """Has a local CA beside the one authority that the system knows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.own, self.system = authority(), authority()
+        self.system = authority()
+        roots = Roots(path, (ssl.DER_cert_to_PEM_cert(self.system),))
+        self.ca = LocalCA.open(path / "ca", ["api.mobula.io"], roots=lambda: roots)
 
     def file(self, name: str, *certificates: Certificate, end: str = "") -> str:
         """Write certificates into a file, and return its path."""
@@ -30,10 +34,8 @@ class Folder:
 
     def trusted(self, environ: Mapping[str, str], name: str) -> set[Certificate]:
         """Return what OpenSSL finds in the file that a variable names to the child."""
-        own = Path(self.file("own.pem", self.own))
-        bundle = Path(self.file("bundle.pem", self.system, self.own))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(trusted_files(environ, self.path, own, bundle)[name])
+        context.load_verify_locations(trusted_files(environ, self.path, self.ca)[name])
         return set(context.get_ca_certs(binary_form=True))
 
 
@@ -51,12 +53,12 @@ def folder(tmp_path: Path) -> Folder:
 def test_in_place_of_all_others_come_the_systems_authorities_and_ours(
     folder: Folder, name: str
 ) -> None:
-    assert folder.trusted({}, name) == {folder.system, folder.own}
+    assert folder.trusted({}, name) == {folder.system, folder.ca.der}
 
 
 @pytest.mark.parametrize("name", ADDING)
 def test_to_those_of_a_runtime_only_ours_is_added(folder: Folder, name: str) -> None:
-    assert folder.trusted({}, name) == {folder.own}
+    assert folder.trusted({}, name) == {folder.ca.der}
 
 
 @pytest.mark.parametrize("name", [*ADDING, *REPLACING, *BEFORE_SSL_CERT_FILE])
@@ -66,7 +68,7 @@ def test_where_a_file_was_named_it_is_trusted_and_ours_and_no_others(
 ) -> None:
     first, second = authority(), authority()
     theirs = folder.file("theirs.pem", first, second, end=end)
-    assert folder.trusted({name: theirs}, name) == {first, second, folder.own}
+    assert folder.trusted({name: theirs}, name) == {first, second, folder.ca.der}
 
 
 def test_a_folder_may_be_named_in_place_of_a_file(folder: Folder) -> None:
@@ -77,7 +79,7 @@ def test_a_folder_may_be_named_in_place_of_a_file(folder: Folder) -> None:
     (folder.path / "theirs" / "0a1b2c3d.0").symlink_to("first.pem")
     (folder.path / "theirs" / "sub").mkdir()
     environ = {"REQUESTS_CA_BUNDLE": str(folder.path / "theirs")}
-    assert folder.trusted(environ, "REQUESTS_CA_BUNDLE") == {first, second, folder.own}
+    assert folder.trusted(environ, "REQUESTS_CA_BUNDLE") == {first, second, folder.ca.der}
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CURL_CA_BUNDLE"])
@@ -88,7 +90,7 @@ def test_what_stands_in_folders_is_trusted_by_who_looks_there_only_while_no_file
     folder.file("one/first.pem", first)
     folder.file("two/second.pem", second)
     environ = {"SSL_CERT_DIR": f"{folder.path}/one:{folder.path}/two"}
-    assert folder.trusted(environ, name) == {first, second, folder.system, folder.own}
+    assert folder.trusted(environ, name) == {first, second, folder.system, folder.ca.der}
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,8 @@ def test_a_file_is_trusted_by_who_looks_at_its_variable_for_want_of_another(
 
 @pytest.mark.parametrize("place", ["", "/nowhere/theirs.pem"])
 def test_a_file_that_is_not_there_adds_nothing(folder: Folder, place: str) -> None:
-    assert folder.trusted({"NODE_EXTRA_CA_CERTS": place}, "NODE_EXTRA_CA_CERTS") == {folder.own}
+    assert folder.trusted({"NODE_EXTRA_CA_CERTS": place}, "NODE_EXTRA_CA_CERTS") == {folder.ca.der}
 
 
 def test_variables_that_few_programs_know_are_not_set_anew(folder: Folder) -> None:
-    own = Path(folder.file("own.pem", folder.own))
-    assert not trusted_files({}, folder.path, own, own).keys() & set(BEFORE_SSL_CERT_FILE)
+    assert not trusted_files({}, folder.path, folder.ca).keys() & set(BEFORE_SSL_CERT_FILE)

@@ -1,0 +1,95 @@
+"""The settings of a proxy that serves one child."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from proxy.config import CA_DIR, Address, AdminSettings, ListenerSettings, ProxyUrl, Settings
+from proxy.launch.environment import network_proxy
+from proxy.settings.places import host_of, user_state_dir
+
+TLS, PLAIN, ADMIN = "tls.sock", "plain.sock", "admin.sock"
+"""The names of our sockets in a folder that only this user can enter."""
+
+
+def usual(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what to take where a setting is not given; `given` are those that are.
+
+    Tokens are kept for the next child, or ten of them in a minute would use up the mint budget.
+    """
+    log = {"level": "warning"}
+    home, store = usable_home(environ), given.get("store")
+    names_a_store = isinstance(store, dict) and "url" in store
+    if home is None or names_a_store or "state_dir" in given:
+        return {"log": log}
+    return {"log": log, "state_dir": str(home), "token": {"on_exit": "keep"}}
+
+
+def usable_home(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's state directory, made if it is missing; None if it cannot be written to."""
+    home = user_state_dir(environ)
+    if home is not None:
+        with suppress(OSError):
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(home, os.W_OK):
+                return home
+    return None
+
+
+def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Settings:
+    """Return the settings with places for one child: a free port, and sockets in a folder.
+
+    The local CA is there too if it has no other place. Who is left when the child has ended is not
+    waited for.
+    """
+    home, ca = user_state_dir(environ), settings.ca
+    if ca.dir in (None, home and str(home / CA_DIR)) and usable_home(environ) is None:
+        ca = replace(ca, dir=str(folder / CA_DIR))
+    return replace(
+        settings,
+        listeners=(
+            ListenerSettings(bind=Address("127.0.0.1", 0), mode="forward"),
+            ListenerSettings(bind=Address(path=str(folder / TLS)), mode="tls"),
+            ListenerSettings(bind=Address(path=str(folder / PLAIN))),
+        ),
+        admin=AdminSettings(bind=Address(path=str(folder / ADMIN))),
+        ca=ca,
+        shutdown=replace(settings.shutdown, drain=0.0),
+    )
+
+
+def with_network_proxy(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Return the settings with the proxy that the environment names, unless they name another.
+
+    Raises ValueError for one that cannot be used.
+    """
+    first = next(iter(settings.upstreams.values()))
+    found = network_proxy(environ, hosts(settings), urlsplit(first.url).scheme)
+    if settings.upstream_proxy is not None or found is None:
+        return settings
+    return replace(settings, upstream_proxy=ProxyUrl.parse(found))
+
+
+def hosts(settings: Settings) -> list[str]:
+    """Return the hosts of the upstreams, each once."""
+    return list(dict.fromkeys(map(host_of, settings.upstreams)))
+
+
+def sockets(settings: Settings, folder: Path) -> dict[str, str]:
+    """Return which socket stands in for each `host:port` of an upstream.
+
+    Behind a port that its name tells an upstream speaks what its URL says.
+    """
+    found: dict[str, str] = {}
+    for name, upstream in settings.upstreams.items():
+        if name == host_of(name):
+            found |= {f"{name}:443": str(folder / TLS), f"{name}:80": str(folder / PLAIN)}
+        else:
+            in_clear = upstream.url.startswith("http:")
+            found[name] = str(folder / (PLAIN if in_clear else TLS))
+    return found
