@@ -19,14 +19,15 @@ _UDP_BYTES = 512
 class NameServer:
     """Knows the addresses of `names`, and the aliases that stand for other names.
 
-    While it is `silent` it answers nothing; `fails` is the code of all its answers, and `rubbish`
-    what it says instead of an answer.
+    While it is `silent` it answers nothing, and never what is asked of the `unanswered` types;
+    `fails` is the code of all its answers, and `rubbish` what it says instead of an answer.
     """
 
     def __init__(self) -> None:
         self.names: dict[str, tuple[str, ...]] = {}
         self.aliases: dict[str, str] = {}
         self.silent = False
+        self.unanswered: set[int] = set()
         self.fails = 0
         self.rubbish: bytes | None = None
         self.asked: list[tuple[str, int]] = []
@@ -54,7 +55,7 @@ class NameServer:
         """Return what is said to a question, in so many bytes at the most, or None."""
         name, kind, end = _read(question)
         self.asked.append((name, kind))
-        if self.silent or self.rubbish is not None:
+        if self.silent or self.rubbish is not None or kind in self.unanswered:
             return self.rubbish
         records = [] if self.fails else list(self._records(name, kind))
         known = name in self.names or name in self.aliases

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from name_server import AAAA, REFUSED, SERVFAIL, A, NameServer
-from proxy.network.dns import LOOKUP_SECONDS, MOST_ADDRESSES, DnsResolver
+from proxy.network.dns import LOOKUP_SECONDS, MOST_ADDRESSES, TRY_SECONDS, DnsResolver
 from proxy.network.errors import ResolveError
 
 pytestmark = pytest.mark.both_loops
@@ -47,6 +47,16 @@ async def test_both_families_are_asked_for(name_server: NameServer) -> None:
     infos = await DnsResolver([name_server.place]).resolve("api.test", 443)
     assert {info[4] for info in infos} == {("127.0.0.7", 443), ("::1", 443, 0, 0)}
     assert sorted(name_server.asked) == [("api.test", A), ("api.test", AAAA)]
+
+
+@pytest.mark.parametrize("silent", [A, AAAA])
+async def test_addresses_of_one_family_do_not_wait_long_for_the_others(
+    name_server: NameServer, silent: int
+) -> None:
+    name_server.names["api.test"] = ("127.0.0.7", "::1")
+    name_server.unanswered = {silent}
+    async with asyncio.timeout(TRY_SECONDS):
+        assert await addresses(name_server, "api.test") == ["::1" if silent == A else "127.0.0.7"]
 
 
 async def test_an_alias_is_followed(name_server: NameServer) -> None:
