@@ -87,13 +87,11 @@ def exec_(
     serves_all: bool,
     command: tuple[str, ...],
 ) -> None:
-    """Run COMMAND with its calls to Mobula led through a proxy of its own, as in
+    """Run COMMAND with a proxy of its own for its calls to Mobula.
 
-    mobula-proxy exec -- node app.js
-
-    The command needs no change: its environment names the proxy, and a placeholder for the static
-    key. The proxy ends when the command does, and exits with its exit code: 127 if there is no such
-    command, 126 if it cannot be run.
+    As in `mobula-proxy exec -- node app.js`. The command needs no change: its environment names the
+    proxy, and has a placeholder in place of the static key. Exits as the command does, with 127 if
+    there is no such command and 126 if it cannot be run; with 1 and 2 if the proxy cannot start.
     """
     from proxy.launch import exec as launch  # noqa: PLC0415 - others need not pay for its TLS
 

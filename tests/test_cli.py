@@ -213,6 +213,8 @@ def test_certificate_authorities_that_cannot_be_read_are_a_settings_error(name: 
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["serve", "--frobnicate"], "No such option"),
+        (["exec"], "Missing argument 'COMMAND"),
+        (["exec", "--frobnicate", "--", "true"], "No such option"),
         (["serve", "--set", "nonsense"], "write --set section.key=value"),
         (["status", "--admin", "nonsense"], "'--admin': must be host:port"),
         (["wait", "--timeout", "nan"], "'--timeout': must be a duration"),
@@ -236,6 +238,7 @@ def test_wrong_usage_exits_2_and_says_what_would_be_right(
     [
         ("", ["Exit codes", "143", "MOBULA_API_KEY_FILE", "MOBULA_PROXY__SECTION__KEY", "serve"]),
         ("serve", ["--demo", "--config", "MOBULA_PROXY_CONFIG", "--set", "SIGTERM"]),
+        ("exec", ["--demo", "--open", "--config", "--set", "COMMAND", "127", "126"]),
         ("check", ["--config", "--set", "exit 2"]),
         ("sandbox", ["--bind", "--key", "127.0.0.1:8081"]),
         ("status", ["--admin", "--json"]),

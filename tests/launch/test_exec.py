@@ -8,7 +8,8 @@ import signal
 import stat
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,26 @@ async def test_a_signal_before_the_first_token_ends_it_and_the_command_is_not_st
         assert await asyncio.to_thread(process.wait) == 128 + number
     assert (process.out, process.err) == ("", "")
     assert not exists(tmp_path / "started")
+
+
+@contextmanager
+def ignored(number: signal.Signals) -> Iterator[None]:
+    """Have what is started here ignore a signal, as `nohup` has it."""
+    meant = signal.signal(number, signal.SIG_IGN)
+    yield
+    signal.signal(number, meant)
+
+
+async def test_a_signal_that_was_ignored_when_it_was_started_stays_so(
+    gated: Sandbox, gate: Gate, scan: SecretScan
+) -> None:
+    gated.faults.add(Fault(MINT, delay=1, times=1))
+    arguments = child(gated, "sh", "-c", "kill -HUP $$; exit 3")
+    with ignored(signal.SIGHUP), command(*arguments, scan=scan, environ=WITH_KEY) as process:
+        await gate.reached()
+        process.signal(signal.SIGHUP)
+        gate.open()
+        assert await asyncio.to_thread(process.wait) == 3
 
 
 def test_a_minter_serves_no_command(scan: SecretScan) -> None:
