@@ -1,7 +1,7 @@
 """The files of certificates that a child trusts: what it trusted before, and the local CA.
 
-What package managers and the like have of their own is left alone: they never call an upstream,
-and through a tunnel they see the certificates that they know.
+What package managers have of their own is left alone: they never call an upstream, and through a
+tunnel they see the certificates that they know.
 """
 
 import os
@@ -14,6 +14,8 @@ from proxy.traffic.ca import LocalCA
 
 ADDING = ("NODE_EXTRA_CA_CERTS", "DENO_CERT")
 """Variables whose certificates a runtime trusts beside its own."""
+IN_PLACE = ("AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
+"""Those of libraries that have roots of their own: what they name is trusted in place of these."""
 BEFORE_SSL_CERT_FILE = ("NIX_SSL_CERT_FILE", "PERL_LWP_SSL_CA_FILE", "HTTPS_CA_FILE")
 """Those that some programs prefer to SSL_CERT_FILE, where they are set."""
 
@@ -43,6 +45,7 @@ def trusted_files(environ: Mapping[str, str], folder: Path, ca: LocalCA) -> dict
         "SSL_CERT_FILE": openssl,
         "CURL_CA_BUNDLE": curl,
         "REQUESTS_CA_BUNDLE": joined("REQUESTS_CA_BUNDLE", requests),
+        **{name: joined(name, openssl) for name in IN_PLACE},
         **{name: joined(name, own) for name in ADDING},
         **{name: joined(name, "") for name in BEFORE_SSL_CERT_FILE if environ.get(name)},
     }

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.launch.trust import ADDING, BEFORE_SSL_CERT_FILE, trusted_files
+from proxy.launch.trust import ADDING, BEFORE_SSL_CERT_FILE, IN_PLACE, trusted_files
 from proxy.traffic.bundle import Roots
 from proxy.traffic.ca import LocalCA
 
 Certificate = bytes
-REPLACING = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+REPLACING = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", *IN_PLACE)
 """Variables whose certificates programs trust in place of all others."""
 
 
@@ -96,7 +96,7 @@ def test_what_stands_in_folders_is_trusted_by_who_looks_there_only_while_no_file
 @pytest.mark.parametrize(
     ("named", "looks"),
     [
-        ("SSL_CERT_FILE", {"SSL_CERT_FILE", "CURL_CA_BUNDLE"}),
+        ("SSL_CERT_FILE", {"SSL_CERT_FILE", "CURL_CA_BUNDLE", *IN_PLACE}),
         ("CURL_CA_BUNDLE", {"CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}),
         ("REQUESTS_CA_BUNDLE", {"REQUESTS_CA_BUNDLE"}),
     ],
