@@ -20,7 +20,7 @@ from proxy.network.dialer import Dialer, make_dialer
 from proxy.network.errors import LoopError
 from proxy.network.guard import Guard
 from proxy.ops.admin import Admin, Status
-from proxy.ops.logs import AccessLog, DistrustLog, StrangerLog, StripLog, TokenLog
+from proxy.ops.logs import AccessLog, TokenLog, TrafficLog
 from proxy.ops.metrics import Metrics
 from proxy.tokens.budget import MintBudget
 from proxy.tokens.clock import steady
@@ -422,7 +422,7 @@ class App:
 
 def _announcer(metrics: Metrics, *, access: bool) -> Observer:
     """Return what tells each fact to all who observe them."""
-    observers: list[Observer] = [metrics.observe_request, StripLog(), DistrustLog(), StrangerLog()]
+    observers: list[Observer] = [metrics.observe_request, TrafficLog()]
     if access:
         observers.append(AccessLog())
 

@@ -133,42 +133,12 @@ class TokenLog:
                 )
 
 
-class _Seldom:
-    """Tells whether a warning that each request could repeat is due."""
+class TrafficLog:
+    """Observer of requests: warns of what an operator should know of, each once a minute."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._quiet_until: dict[str, float] = {}
-
-    def __call__(self, warning: str) -> bool:
-        now = self._clock()
-        is_due = now >= self._quiet_until.get(warning, now)
-        if is_due:
-            self._quiet_until[warning] = now + WARN_AGAIN_SECONDS
-        return is_due
-
-
-class StripLog:
-    """Observer of requests: warns of static keys where no app should put one."""
-
-    PLACES = frozenset({"query", "path", "header"})
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_due = _Seldom(clock)
-        self._log: Any = structlog.get_logger("mobula_proxy.traffic")
-
-    def __call__(self, fact: Fact) -> None:
-        for place in fact.stripped:
-            if place in self.PLACES and self._is_due(place):
-                self._log.warning(
-                    "a static key was taken out of a request", place=place, path=fact.path
-                )
-
-
-class DistrustLog:
-    """Observer of requests: warns of clients that break TLS off with the proxy, and says why."""
-
-    WARNINGS: ClassVar = {
+    KEY_PLACES = frozenset({"query", "path", "header"})
+    """Where no app should put a static key."""
+    BROKEN_OFF: ClassVar = {
         AuthorityNotTrusted.code: "a client does not trust the local CA: have it trust the file "
         "that `mobula-proxy ca path` names",
         ServerNameUnknown.code: "a client asks for TLS with a name that is no upstream's",
@@ -176,30 +146,29 @@ class DistrustLog:
     }
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_due = _Seldom(clock)
+        self._clock = clock
         self._log: Any = structlog.get_logger("mobula_proxy.traffic")
+        self._quiet_until: dict[str, float] = {}
 
     def __call__(self, fact: Fact) -> None:
-        warning = self.WARNINGS.get(fact.code)
-        if warning and self._is_due(fact.code):
-            self._log.warning(warning, upstream=fact.upstream)
-
-
-class StrangerLog:
-    """Observer of requests: warns of calls to Mobula that pass by, with whatever key they carry."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_due = _Seldom(clock)
-        self._log: Any = structlog.get_logger("mobula_proxy.traffic")
-
-    def __call__(self, fact: Fact) -> None:
+        for place in fact.stripped:
+            if place in self.KEY_PLACES:
+                event = "a static key was taken out of a request"
+                self._warn(place, event, place=place, path=fact.path)
+        if fact.code in self.BROKEN_OFF:
+            self._warn(fact.code, self.BROKEN_OFF[fact.code], upstream=fact.upstream)
         if fact.upstream == OTHER_HOSTS and fact.method == "CONNECT":
             host = fact.path.rpartition(":")[0]
-            if host.endswith(MOBULA_DOMAIN) and self._is_due(host):
-                self._log.warning(
-                    "calls to a host of Mobula pass by in a tunnel, because it is no upstream",
-                    host=host,
-                )
+            if host.endswith(MOBULA_DOMAIN):
+                event = "calls to a host of Mobula pass by in a tunnel, because it is no upstream"
+                self._warn(OTHER_HOSTS, event, host=host)
+
+    def _warn(self, kind: str, event: str, **details: str) -> None:
+        """Say it, unless one of its kind was said within the last minute."""
+        now = self._clock()
+        if now >= self._quiet_until.get(kind, now):
+            self._quiet_until[kind] = now + WARN_AGAIN_SECONDS
+            self._log.warning(event, **details)
 
 
 class AccessLog:

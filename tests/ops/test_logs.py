@@ -15,7 +15,7 @@ from proxy.app import App
 from proxy.config import LogSettings
 from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal, ServerNameUnknown
 from proxy.ops import logs
-from proxy.ops.logs import AccessLog, DistrustLog, StrangerLog, StripLog, TokenLog
+from proxy.ops.logs import AccessLog, TokenLog, TrafficLog
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.events import (
     Drifted,
@@ -249,7 +249,7 @@ def clock_of(*times: float) -> Callable[[], float]:
 
 def test_a_stripped_key_is_warned_of_at_most_once_a_minute_for_each_place() -> None:
     lines = Lines()
-    log = StripLog(clock_of(100.0, 100.1, 101.0, 159.9, 160.0))
+    log = TrafficLog(clock_of(100.0, 100.1, 101.0, 159.9, 160.0))
     for place in ("query", "header", "query", "query", "query"):
         log(Fact("api.mobula.io", path="/a", stripped=[place]))
     assert [record["place"] for record in lines.all()] == ["query", "header", "query"]
@@ -263,7 +263,7 @@ def test_a_stripped_key_is_warned_of_at_most_once_a_minute_for_each_place() -> N
 
 def test_the_usual_credentials_of_an_app_are_no_reason_to_warn() -> None:
     lines = Lines()
-    StripLog()(Fact("a", stripped=["authorization", "x-api-key", "proxy-authorization"]))
+    TrafficLog()(Fact("a", stripped=["authorization", "x-api-key", "proxy-authorization"]))
     assert lines.all() == []
 
 
@@ -279,7 +279,7 @@ def test_client_that_breaks_tls_off_is_warned_of_once_a_minute(
     refusal: type[Refusal], said: str
 ) -> None:
     lines = Lines()
-    log = DistrustLog(clock_of(100.0, 101.0, 160.0))
+    log = TrafficLog(clock_of(100.0, 101.0, 160.0))
     for _ in range(3):
         log(Fact("api.mobula.io", code=refusal.code))
     assert [record["event"].startswith(said) for record in lines.all()] == [True, True]
@@ -288,8 +288,8 @@ def test_client_that_breaks_tls_off_is_warned_of_once_a_minute(
 
 def test_calls_to_mobula_that_pass_by_in_a_tunnel_are_warned_of() -> None:
     lines = Lines()
-    log = StrangerLog(clock_of(100.0, 101.0, 102.0))
-    for place in ("demo-api.mobula.io:443", "demo-api.mobula.io:443", "new.mobula.io:8443"):
+    log = TrafficLog(clock_of(100.0, 101.0, 160.0))
+    for place in ("demo-api.mobula.io:443", "pulse.mobula.io:443", "new.mobula.io:8443"):
         log(Fact(OTHER_HOSTS, method="CONNECT", path=place))
     assert [record["host"] for record in lines.all()] == ["demo-api.mobula.io", "new.mobula.io"]
 
@@ -305,7 +305,7 @@ def test_calls_to_mobula_that_pass_by_in_a_tunnel_are_warned_of() -> None:
 )
 def test_other_tunnels_are_nobody_s_business(fact: Fact) -> None:
     lines = Lines()
-    StrangerLog()(fact)
+    TrafficLog()(fact)
     assert lines.all() == []
 
 
