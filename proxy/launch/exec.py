@@ -23,7 +23,7 @@ from proxy.launch.environment import Way, child_environment
 from proxy.launch.process import Child
 from proxy.launch.program import ProgramError, find_program
 from proxy.launch.signals import Signals, exit_code
-from proxy.launch.streams import let_go
+from proxy.launch.streams import fill, let_go
 from proxy.launch.trust import trusted_files
 from proxy.launch.witness import Witness
 from proxy.tokens.key import KeySource, StaticKey
@@ -59,6 +59,7 @@ class Launch:
 
         One that `serves_all` does not ask its clients for the placeholder.
         """
+        fill()
         path = find_program(command[0], environ)
         self._command = command[0]
         self._environ = environ
@@ -178,3 +179,5 @@ def _made(command: Sequence[str], *, serves_all: bool) -> Launch:
         return Launch(command, os.environ, serves_all=serves_all)
     except ProgramError as error:
         run.fail(str(error), error.code)
+    except OSError as error:
+        run.fail(f"no process can be started: {error.strerror}", run.EXIT_FAILED)

@@ -11,13 +11,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from proxy.launch.program import NOT_RUN, ProgramError, run_program
 from proxy.launch.signals import Signals, in_foreground
-from proxy.launch.witness import Witness
+from proxy.launch.witness import GRACE_SECONDS, Witness
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +35,7 @@ class Child:
         """`arguments` begin with the program's name, as it was called."""
         self._name = arguments[0]
         self._witness = witness
-        self._passing: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._code: int | None = None
         self._ended = asyncio.Event()
@@ -58,6 +58,7 @@ class Child:
 
         The code is negative if a signal ended it. Raises ProgramError.
         """
+        self._witness.forget()
         signals.heed = self._heed
         self._start(environ)
         self._look()
@@ -84,18 +85,33 @@ class Child:
         if number == signal.SIGCHLD:
             self._look()
         elif number == signal.SIGCONT:
-            self._look()
-            if self._stopped:
-                self.send(signal.SIGCONT)
+            self._begin(self._go_on())
         else:
-            task = asyncio.ensure_future(self._pass_on(number))
-            self._passing.add(task)
-            task.add_done_callback(self._passing.discard)
+            self._begin(self._pass_on(number))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _pass_on(self, number: int) -> None:
         seen_by_all = await self._witness.saw(number)
         if self._code is None and not (seen_by_all and os.getpgid(self.pid) == os.getpgrp()):
             self.send(number)
+
+    async def _stop(self) -> None:
+        """Stop if the child stays stopped: both may be about to go on, and we be ahead."""
+        await asyncio.sleep(GRACE_SECONDS)
+        self._look()
+        if self._stopped and in_foreground():
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    async def _go_on(self) -> None:
+        """Have the child go on if it stays stopped: then it was not told to, as we were."""
+        await asyncio.sleep(GRACE_SECONDS)
+        self._look()
+        if self._stopped:
+            self.send(signal.SIGCONT)
 
     def _look(self) -> None:
         """Take note of what has become of it.
@@ -114,8 +130,7 @@ class Child:
             self._stopped = False
         elif os.WIFSTOPPED(status):
             self._stopped = True
-            if in_foreground():
-                os.kill(os.getpid(), signal.SIGSTOP)
+            self._begin(self._stop())
         else:
             self._code = os.waitstatus_to_exitcode(status)
             self._ended.set()
@@ -134,10 +149,12 @@ def _become(path: str, arguments: list[str], orders: int, failure: int, parent: 
     """Run the program with the environment that comes as the orders; none come if we failed."""
     try:
         _restore_signals()
+        meant = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # while it waits, we may wait for it
         with os.fdopen(orders, "rb") as stream:
             packed = stream.read()
         if packed:
             _end_with(parent)
+            signal.signal(signal.SIGTSTP, meant)
             run_program(path, arguments, _unpacked(packed))
     except OSError as error:
         os.write(failure, str(error.errno).encode())

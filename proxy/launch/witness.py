@@ -26,7 +26,7 @@ class Witness:
         news, tell = os.pipe()
         questions, self._ask = os.pipe()
         self._news = news
-        self._seen: dict[int, float] = {}
+        self._seen: set[int] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         if os.fork() == 0:
             os.close(news)
@@ -42,28 +42,31 @@ class Witness:
         """Take in what it tells, in the running loop."""
         asyncio.get_running_loop().add_reader(self._news, self._read)
 
+    def forget(self) -> None:
+        """Take all signals so far for answered."""
+        self._seen.clear()
+
     async def saw(self, number: int) -> bool:
-        """Tell whether it was sent this signal too, about now."""
-        loop = asyncio.get_running_loop()
-        since = loop.time() - GRACE_SECONDS
+        """Tell whether it was sent this signal as well; ask once for each that we are sent."""
         await asyncio.sleep(GRACE_SECONDS)
         with suppress(BrokenPipeError):  # if it is gone, nobody knows
             os.write(self._ask, b"?")
-            answer = loop.create_future()
+            answer = asyncio.get_running_loop().create_future()
             self._waiting.append(answer)
             await answer
-        return self._seen.get(number, 0.0) >= since
+        seen = number in self._seen
+        self._seen.discard(number)
+        return seen
 
     def _read(self) -> None:
-        loop = asyncio.get_running_loop()
         told = os.read(self._news, 1024)
         for number in told:
             if number:
-                self._seen[number] = loop.time()
+                self._seen.add(number)
             else:
                 self._waiting.popleft().set_result(None)
         if not told:
-            loop.remove_reader(self._news)
+            asyncio.get_running_loop().remove_reader(self._news)
             while self._waiting:
                 self._waiting.popleft().set_result(None)
 

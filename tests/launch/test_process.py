@@ -26,6 +26,11 @@ ENVIRON = {"PATH": os.environ["PATH"]}
 WRAPPER = [sys.executable, str(HERE / "wrapper.py")]
 RECORDER = [sys.executable, str(HERE / "recorder.py")]
 LEAVE_GROUP = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
+ADOPT_ORPHANS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 PROMPT = "ready> "
 SIGNALS = {each.name for each in signal.Signals}
 SENT = ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR2", "SIGWINCH"]
@@ -187,8 +192,9 @@ def test_a_job_in_the_background_hears_once_what_a_shell_sends_it(shell: Termina
 
 
 def test_a_job_that_reads_from_the_background_stops_until_it_is_in_front(shell: Terminal) -> None:
-    shell.type(f"{shlex.join([*WRAPPER, *RECORDER])} &\n")
+    shell.type(f"set -b; {shlex.join([*WRAPPER, *RECORDER])} &\n")
     job = started(shell)
+    shell.until("Stopped")
     wait_for(lambda: state(job.child) == "stopped")
     shell.type("fg\n")
     assert job.heard("SIGCONT") == ["SIGCONT"]
@@ -213,7 +219,6 @@ def test_in_the_background_it_stops_only_the_child_and_the_other_signal_has_it_g
     job = started(shell)
     os.kill(job.wrapper, signal.SIGTSTP)
     wait_for(lambda: state(job.child) == "stopped")
-    assert state(job.wrapper) == "sleeping"
     os.kill(job.wrapper, signal.SIGCONT)
     assert job.heard("SIGCONT") == ["SIGCONT"]
 
@@ -268,12 +273,33 @@ def test_when_the_terminal_is_closed_the_child_is_told(tmp_path: Path) -> None:
         wait_for(note.exists)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there others than init get orphans")
+def test_orphans_do_not_stay_behind_as_zombies() -> None:
+    """As the first process of a container we get all that there are."""
+    script = """
+import os, subprocess, time
+pid = int(subprocess.run(["sh", "-c", "sleep 0.05 & echo $!"], capture_output=True).stdout)
+while os.path.exists(f"/proc/{pid}"):
+    time.sleep(0.005)
+"""
+    command = [sys.executable, "-c", ADOPT_ORPHANS, *WRAPPER, sys.executable, "-c", script]
+    assert subprocess.run(command, env=ENVIRON, check=False, timeout=PATIENCE).returncode == 0
+
+
 # What the child inherits
 
 
 def test_the_child_has_our_standard_streams() -> None:
     done = wrapped("sh", "-c", "cat; echo err >&2", input="text")
     assert (done.stdout, done.stderr) == ("text", "err\n")
+
+
+def test_where_a_stream_is_closed_there_is_nothing() -> None:
+    script = 'exec "$@" <&- 2>&-'
+    check = "import os, sys; sys.exit(os.read(0, 1) != b'' or os.write(2, b'text') != 4)"
+    command = ["sh", "-c", script, "sh", *WRAPPER, sys.executable, "-c", check]
+    done = subprocess.run(command, env=ENVIRON, check=False, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_we_do_not_hold_on_to_streams_that_the_child_closes() -> None:
@@ -295,6 +321,12 @@ print(json.dumps(sorted(int(each) for each in listed if os.path.exists(f"/dev/fd
 """
     with (tmp_path / "given").open("w") as given:
         assert told(script, pass_fds=[given.fileno()]) == [0, 1, 2, given.fileno()]
+
+
+def test_the_child_is_ended_by_a_pipe_that_nobody_reads() -> None:
+    """Python ignores the signal that ends it, and would have its children ignore it, too."""
+    done = wrapped("sh", "-c", "yes | head -n 1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "y\n", "")
 
 
 def test_signals_mean_to_the_child_what_they_meant_to_us() -> None:

@@ -9,7 +9,7 @@ import uvloop
 from proxy.launch.process import Child
 from proxy.launch.program import ProgramError, find_program
 from proxy.launch.signals import Signals, exit_code
-from proxy.launch.streams import let_go
+from proxy.launch.streams import fill, let_go
 from proxy.launch.witness import Witness
 
 
@@ -18,6 +18,7 @@ async def main() -> int:
     return await child.run(os.environ, Signals())
 
 
+fill()
 try:
     path = find_program(sys.argv[1], os.environ)
     witness = Witness()
