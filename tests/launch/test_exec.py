@@ -17,10 +17,12 @@ import pytest
 from harness import COMMAND, KEY, Gate, SecretScan, command, finished, program
 from launch.terminal import Terminal
 from proxy.sandbox import Fault, Sandbox
+from table import DOCS
 from wire import Far
 
 MINT = "/api/2/auth/tokens"
 MARKET = "https://api.mobula.io/api/1/market/data?asset=Bitcoin"
+DOC = (DOCS / "exec.md").read_text()
 STORE_IN_MEMORY = ("--set", "store.url=memory://")
 SOON = ("--set", "shutdown.revoke=50ms")
 WITH_KEY = {"MOBULA_API_KEY": KEY}
@@ -148,6 +150,15 @@ async def test_the_child_has_a_placeholder_and_nothing_that_is_secret(
     assert len(placeholder) >= 40
     assert found["VENDOR_KEY"] == f"Bearer {placeholder}"
     assert "MOBULA_PROXY__TOKEN__STANDBY" not in found
+
+
+async def test_the_docs_name_every_variable_that_the_child_finds(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    _, out, _ = await ran(sandbox, scan, program("env"))
+    names = {line.partition("=")[0].upper() for line in out.splitlines()}
+    names -= {"PATH", "LC_CTYPE"}  # Python sets the latter where there is no locale (PEP 538)
+    assert [name for name in sorted(names) if f"`{name}`" not in DOC] == []
 
 
 async def test_each_child_has_another_placeholder(sandbox: Sandbox, scan: SecretScan) -> None:
