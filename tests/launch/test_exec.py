@@ -161,6 +161,20 @@ async def test_the_docs_name_every_variable_that_the_child_finds(
     assert [name for name in sorted(names) if f"`{name}`" not in DOC] == []
 
 
+async def test_the_placeholder_is_in_no_log(
+    sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    """What was printed is searched for it, too."""
+    script = f"""
+    echo "$MOBULA_API_KEY" > '{tmp_path}/placeholder'
+    curl -s '{MARKET}' && curl -s "$MOBULA_API_URL/?api_key=$MOBULA_API_KEY"
+    """
+    flags = [*STORE_IN_MEMORY, "--set", "log.level=debug", "--set", "log.access=true"]
+    code, _, err = await ran(sandbox, scan, "sh", "-c", script, flags=flags)
+    assert (code, err.count('"event": "request"')) == (0, 2)
+    scan.add((tmp_path / "placeholder").read_text().strip())
+
+
 async def test_each_child_has_another_placeholder(sandbox: Sandbox, scan: SecretScan) -> None:
     show = ("sh", "-c", "echo $MOBULA_API_KEY")
     _, first, _ = await ran(sandbox, scan, *show)
