@@ -94,7 +94,8 @@ async def test_what_a_client_asks_of_the_api_is_asked_with_a_token(
     sandbox: Sandbox, scan: SecretScan, client: list[str]
 ) -> None:
     name, *arguments = client
-    code, out, err = await ran(sandbox, scan, program(name), *arguments)
+    environ = {"NODE_NO_WARNINGS": "1"}  # Node 22 has one of its own proxy agent
+    code, out, err = await ran(sandbox, scan, program(name), *arguments, environ=environ)
     assert (code, err) == (0, "")
     assert json.loads(out)["data"]["name"] == "Bitcoin"
     assert sandbox.ledger.report()["data_requests"] == 1
