@@ -69,6 +69,7 @@ __all__ = [
 
 MOBULA_HOSTS = (
     "api.mobula.io",
+    "api-2.mobula.io",
     "demo-api.mobula.io",
     "graphql.mobula.io",
     "production-api.mobula.io",
