@@ -163,10 +163,12 @@ class Command:
         scan: SecretScan,
         environ: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        within: Sequence[str] = (),
     ) -> None:
+        """`within` is a command that becomes the one behind it, such as nsenter."""
         self._scan = scan
         self._process = subprocess.Popen(
-            [str(COMMAND), *arguments],
+            [*within, str(COMMAND), *arguments],
             env={"PATH": os.environ["PATH"], **(environ or {})},
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -257,13 +259,46 @@ def command(
     scan: SecretScan,
     environ: Mapping[str, str] | None = None,
     stdin: int = subprocess.DEVNULL,
+    within: Sequence[str] = (),
 ) -> Iterator[Command]:
     """Run the installed command; it is ended by its own process id."""
-    process = Command(arguments, scan, environ, stdin)
+    process = Command(arguments, scan, environ, stdin, within)
     try:
         yield process
     finally:
         process.kill()
+
+
+@dataclass(frozen=True)
+class InstalledSandbox:
+    """The installed sandbox while it serves; see `Command` for `within`."""
+
+    url: str
+    within: Sequence[str]
+
+    def ledger(self) -> dict[str, Any]:
+        """Ask it what has arrived so far."""
+        asked = [*self.within, program("curl"), "-sSf", f"{self.url}/_sandbox/ledger"]
+        told = subprocess.run(asked, capture_output=True, check=True, timeout=20).stdout
+        ledger: dict[str, Any] = json.loads(told)
+        return ledger
+
+
+@contextlib.contextmanager
+def installed_sandbox(
+    bind: str = "127.0.0.1:0", within: Sequence[str] = ()
+) -> Iterator[InstalledSandbox]:
+    """The installed sandbox, which saw no static key outside the token endpoints."""
+    arguments = ["sandbox", "--bind", bind, "--key", f"{KEY}=growth"]
+    # Its output is not scanned: a sandbox shows the keys it was given.
+    with command(*arguments, scan=SecretScan(), within=within) as process:
+        url = process.line("Sandbox of the Mobula API on ").split()[-1]
+        sandbox = InstalledSandbox(url, within)
+        yield sandbox
+        ledger = sandbox.ledger()
+    assert ledger["leaks"] == []
+    assert ledger["leak_count"] == ledger["unauthorized"] == 0
+    assert ledger["data_requests"] == sum(token["used"] for token in ledger["tokens"])
 
 
 def command_line(sandbox_url: str) -> list[str]:

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any, Self
 
-from wire import PATIENCE
-
 A, CNAME, AAAA = 1, 5, 28
 NXDOMAIN, SERVFAIL, REFUSED = 3, 2, 5
 
 _ANSWER = 0x8180
 _TRUNCATED = 0x0200
 _UDP_BYTES = 512
+_PATIENCE = 5.0
+"""Seconds that a question may take to come; no other module of the tests is loaded for it."""
 
 
 class NameServer:
@@ -75,7 +75,7 @@ class NameServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(_PATIENCE):
                 while length := await reader.readexactly(2):
                     self.asked_by_tcp += 1
                     question = await reader.readexactly(int.from_bytes(length))

@@ -13,7 +13,15 @@ import pytest
 import requests
 from websockets.sync.client import connect
 
-from harness import KEY, SecretScan, command, command_line, program, served_url
+from harness import (
+    KEY,
+    SecretScan,
+    command,
+    command_line,
+    installed_sandbox,
+    program,
+    served_url,
+)
 
 QUIET = logging.getLogger("quiet")
 QUIET.disabled = True
@@ -73,16 +81,8 @@ def scan() -> Iterator[SecretScan]:
 
 @pytest.fixture(scope="module")
 def sandbox_url() -> Iterator[str]:
-    """The installed sandbox, whose ledger saw no static key outside the token endpoints."""
-    arguments = ["sandbox", "--bind", "127.0.0.1:0", "--key", f"{KEY}=growth"]
-    # Its output is not scanned: a sandbox shows the keys it was given.
-    with command(*arguments, scan=SecretScan()) as process:
-        url = process.line("Sandbox of the Mobula API on ").split()[-1]
-        yield url
-        ledger = requests.get(f"{url}/_sandbox/ledger", timeout=10).json()
-    assert ledger["leaks"] == []
-    assert ledger["leak_count"] == ledger["unauthorized"] == 0
-    assert ledger["data_requests"] == sum(token["used"] for token in ledger["tokens"]) > 0
+    with installed_sandbox() as sandbox:
+        yield sandbox.url
 
 
 @pytest.fixture(scope="module")
