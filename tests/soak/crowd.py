@@ -18,7 +18,7 @@ STREAM = "/api/1/sandbox/stream"
 LARGE = "/api/1/sandbox/large"
 UPLOAD = "/api/1/sandbox/upload"
 
-FIELDS = f"Host: api.mobula.io\r\nAuthorization: {KEY}\r\nUser-Agent: soak\r\n"
+FIELDS = f"Host: soak.test\r\nAuthorization: {KEY}\r\nUser-Agent: soak\r\n"
 """Every client shows a static key, which must not come through."""
 
 
