@@ -144,5 +144,14 @@ def make_dialer(settings: Settings) -> Dialer:
     return Dialer(make_resolver(settings.resolver, settings.nameservers), settings.upstream_proxy)
 
 
+def make_dialer_beside(settings: Settings) -> Dialer:
+    """Return a dialer for other processes: it leads to no proxy that serves by these settings."""
+    dialer = make_dialer(settings)
+    binds = [settings.admin.bind, *(each.bind for each in settings.listeners)]
+    for bind in (each for each in binds if each.port):
+        dialer.own.add(info[4][:2] for info in known(bind.host, bind.port))
+    return dialer
+
+
 def _is_loopback(host: str) -> bool:
     return any(ip_of(info[4][0]).is_loopback for info in known(host, 0))

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.config import Settings, StoreUrl
-from proxy.network.dialer import Dialer, make_dialer
-from proxy.network.resolver import known
+from proxy.network.dialer import make_dialer_beside
 from proxy.ops.client import FAILED, OK, complain
 from proxy.settings.values import format_duration
 from proxy.tokens.clock import steady
@@ -103,22 +102,10 @@ async def at_desk(
     *,
     begins_store: bool = False,
 ) -> int:
-    """Do the work; return its exit code, or 1 and a line on standard error if it cannot be done.
-
-    A store in a file that is not there yet is no store, unless the work `begins_store`: the file
-    would belong to whoever looked for it first.
-    """
-    seal = make_seal(secret or key.secret)
-    first = next(iter(settings.upstreams.values()))
-    wanted = begins_store or _is_there(settings.store.url)
+    """Do the work; return its exit code, or 1 and a line on standard error if it cannot be done."""
     try:
-        async with (
-            MobulaClient(
-                first.url, address=first.address, ca_file=first.ca_file, dialer=_dialer(settings)
-            ) as mobula,
-            _opened(settings.store.url, seal if wanted else None) as store,
-        ):
-            return await work(Desk(mobula, key, seal, store))
+        async with open_desk(settings, key, secret, begins_store=begins_store) as desk:
+            return await work(desk)
     except CallError as error:
         again = error.fault.retry_after
         return complain(f"{error}; try again in {again:.0f} s" if again else str(error))
@@ -126,13 +113,28 @@ async def at_desk(
         return complain(f"{error} (store.url: {settings.store.url})")
 
 
-def _dialer(settings: Settings) -> Dialer:
-    """Return a dialer that takes the static key to no proxy that runs with these settings."""
-    dialer = make_dialer(settings)
-    binds = [settings.admin.bind, *(each.bind for each in settings.listeners)]
-    for bind in (each for each in binds if each.port):
-        dialer.own.add(info[4][:2] for info in known(bind.host, bind.port))
-    return dialer
+@asynccontextmanager
+async def open_desk(
+    settings: Settings, key: StaticKey, secret: Secret | None, *, begins_store: bool = False
+) -> AsyncIterator[Desk]:
+    """Give a desk, and raise StoreError if its store cannot be opened.
+
+    A store in a file that is not there yet is no store, unless the work `begins_store`: the file
+    would belong to whoever looked for it first.
+    """
+    seal = make_seal(secret or key.secret)
+    first = next(iter(settings.upstreams.values()))
+    wanted = begins_store or _is_there(settings.store.url)
+    async with (
+        MobulaClient(
+            first.url,
+            address=first.address,
+            ca_file=first.ca_file,
+            dialer=make_dialer_beside(settings),
+        ) as mobula,
+        _opened(settings.store.url, seal if wanted else None) as store,
+    ):
+        yield Desk(mobula, key, seal, store)
 
 
 def _is_there(url: StoreUrl) -> bool:
@@ -242,9 +244,17 @@ def _store_text(row: Row) -> str:
 
 async def create(desk: Desk, order: Order, *, as_json: bool) -> int:
     """Make tokens and print them; they are not put on the shelf."""
+    made = await make(desk, order)
+    if isinstance(made, Wait):
+        return complain(refusal(made))
+    return _show_batch(made, as_json=as_json)
+
+
+async def make(desk: Desk, order: Order) -> Batch | Wait:
+    """Make tokens, unless the store gives no leave to. Raises MintError and StoreError."""
     permit = await desk.store.permit(order) if desk.store else None
     if isinstance(permit, Wait):
-        return complain(_refusal(permit))
+        return permit
     ending = INTERRUPTED
     try:
         batch = await desk.mobula.mint(
@@ -258,12 +268,13 @@ async def create(desk: Desk, order: Order, *, as_json: bool) -> int:
         ending = Ending.of_failure(error.fault, error.fault.retry_after or 0.0)
         raise
     else:
-        return _show_batch(batch, as_json=as_json)
+        return batch
     finally:
         await _end(desk, permit, ending)
 
 
-def _refusal(wait: Wait) -> str:
+def refusal(wait: Wait) -> str:
+    """Say why there is no leave to make a creation call, and when to come back."""
     why = "another process is minting" if wait.minting else "the mint budget is used up"
     return f"{why}; try again in {max(1, math.ceil(wait.seconds))} s"
 
