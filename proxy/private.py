@@ -33,7 +33,7 @@ def locked(folder: Path, what: str, seconds: float) -> Iterator[None]:
     Nobody else has it locked until the end of the block; each waits so many seconds for that.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_others(folder, what)
+    refuse_others(folder, what)
     until = time.monotonic() + seconds
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -54,7 +54,8 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def _refuse_others(folder: Path, what: str) -> None:
+def refuse_others(folder: Path, what: str) -> None:
+    """Raise RefusedError for a folder in which others could replace `what`."""
     status = folder.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise RefusedError(

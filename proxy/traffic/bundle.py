@@ -20,6 +20,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from proxy import private
 
+CERTIFICATE, BUNDLE, TRUSTSTORE = "ca.pem", "bundle.pem", "truststore.p12"
 PASSWORD = b"changeit"
 """Of the truststore: Java's own default, since nothing in it is secret."""
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
@@ -91,6 +92,13 @@ def bundle(own: str, others: Iterable[str]) -> str:
     return "".join([*kept, own])
 
 
+def includes(others: Iterable[str], own: str) -> bool:
+    """Tell whether the certificate of the CA, or one that it had before, is among others."""
+    with _no_complaints():
+        name = _name_of(own)
+        return any(_name_of(each) == name for each in others)
+
+
 def publish(certificate: str, folder: Path, roots: Callable[[], Roots] = system_roots) -> Files:
     """Write the CA's certificate into a folder in all the forms that apps read; make the folder.
 
@@ -100,9 +108,9 @@ def publish(certificate: str, folder: Path, roots: Callable[[], Roots] = system_
         folder.mkdir(parents=True)
         folder.chmod(FOLDER_MODE)  # whatever the umask
     files = Files(
-        certificate=folder / "ca.pem",
-        bundle=folder / "bundle.pem",
-        truststore=folder / "truststore.p12",
+        certificate=folder / CERTIFICATE,
+        bundle=folder / BUNDLE,
+        truststore=folder / TRUSTSTORE,
         roots=roots(),
     )
     whole = bundle(certificate, files.roots.certificates)

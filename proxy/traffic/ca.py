@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -29,10 +30,10 @@ from proxy.traffic.bundle import (
     publish,
     system_roots,
 )
-from proxy.traffic.ca_file import CaError, Change, take_up, together
+from proxy.traffic.ca_file import CaError, Change, foreseen, take_up, together
 from proxy.traffic.certificates import EARLY_SECONDS, LEAF_SECONDS, Authority, Leaf
 
-__all__ = ["CaError", "CaUnsetError", "Change", "LocalCA", "bare_context", "open_ca"]
+__all__ = ["CaError", "CaUnsetError", "Change", "LocalCA", "bare_context", "foresee", "open_ca"]
 
 KEY_FILE = "ca-key.pem"
 LOCK_SECONDS = 10.0
@@ -53,6 +54,18 @@ class _Shown:
     context: ssl.SSLContext
     since: float
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """The CA as it will be once it is opened, and what that will change."""
+
+    certificate: x509.Certificate
+    hosts: frozenset[str]
+    change: Change
+    key_file: Path
+    public: Path
+    """The folder for apps."""
 
 
 class LocalCA:
@@ -156,13 +169,28 @@ class LocalCA:
 
 def open_ca(settings: CaSettings, upstreams: Iterable[str], *, anew: bool = False) -> LocalCA:
     """Open the CA where the settings say, for the upstreams of these names. Raises CaError."""
+    public = Path(settings.public_dir) if settings.public_dir else None
+    return LocalCA.open(_folder_of(settings), map(host_of, upstreams), public=public, anew=anew)
+
+
+def foresee(settings: CaSettings, upstreams: Iterable[str], now: float) -> Foreseen:
+    """Return what `open_ca` would make of the CA; nothing is made or written. Raises CaError."""
+    folder, hosts = _folder_of(settings).absolute(), frozenset(map(host_of, upstreams))
+    with _plain_errors(folder):
+        if folder.exists():
+            private.refuse_others(folder, "the local CA")
+        authority, change = foreseen(folder / KEY_FILE, hosts, now)
+    public = Path(settings.public_dir).absolute() if settings.public_dir else folder
+    return Foreseen(authority.certificate, authority.hosts, change, folder / KEY_FILE, public)
+
+
+def _folder_of(settings: CaSettings) -> Path:
     if settings.dir is None:
         raise CaUnsetError(
             "there is no place for the local CA: set ca.dir, or state_dir "
             "(the environment has neither HOME nor XDG_STATE_HOME)"
         )
-    public = Path(settings.public_dir) if settings.public_dir else None
-    return LocalCA.open(Path(settings.dir), map(host_of, upstreams), public=public, anew=anew)
+    return Path(settings.dir)
 
 
 def bare_context() -> ssl.SSLContext:

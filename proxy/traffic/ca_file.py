@@ -50,10 +50,15 @@ def take_up(
     One that is made `anew` has another key, and these hosts only. Whoever calls has the lock of the
     folder. Raises CaError for what must not be used, OSError, and private.RefusedError.
     """
-    authority, change = _decided(None if anew else _held(file), hosts, now)
+    authority, change = _decided(None, hosts, now) if anew else foreseen(file, hosts, now)
     if change is not Change.NONE:
         private.replace(file, together(authority.key, authority.certificate))
     return authority, change
+
+
+def foreseen(file: Path, hosts: Collection[str], now: float) -> tuple[Authority, Change]:
+    """Return what `take_up` would, but leave the file as it is."""
+    return _decided(_held(file), hosts, now)
 
 
 def together(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> bytes:
