@@ -68,13 +68,15 @@ class App:
         key: StaticKey | None,
         secret: Secret | None = None,
         placeholder: Secret | None = None,
+        observe: Observer | None = None,
         clock: Callable[[], float] = steady,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """A member of a fleet has no `key`, but the store's `secret`; others may have both.
 
-        With a `placeholder`, only clients that show it are served. Raises ValueError for an
-        upstream whose certificate authorities cannot be read.
+        With a `placeholder`, only clients that show it are served. `observe` is told each fact
+        beside metrics and log. Raises ValueError for an upstream whose certificate authorities
+        cannot be read.
         """
         _require_c_extensions()
         self._settings = settings
@@ -86,7 +88,7 @@ class App:
         limits = settings.limits
         self.occupancy = Occupancy(limits.connections, limits.requests)
         self._metrics = Metrics()
-        self._observe = _announcer(self._metrics, access=settings.log.access)
+        self._observe = _announcer(self._metrics, observe, access=settings.log.access)
         self._dialer = make_dialer(settings)
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
@@ -315,8 +317,7 @@ class App:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(ValueError):  # macOS refuses an unlimited soft limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        upstreams = sum(each.connections for each in self._settings.upstreams.values())
-        wanted = self._settings.limits.connections + upstreams + FILES_BESIDE
+        wanted = files_wanted(self._settings)
         if resource.RLIM_INFINITY != most < wanted:
             self._log.warning("the limit of open files is low", limit=most, wanted=wanted)
 
@@ -420,11 +421,13 @@ class App:
         )
 
 
-def _announcer(metrics: Metrics, *, access: bool) -> Observer:
+def _announcer(metrics: Metrics, other: Observer | None, *, access: bool) -> Observer:
     """Return what tells each fact to all who observe them."""
     observers: list[Observer] = [metrics.observe_request, TrafficLog()]
     if access:
         observers.append(AccessLog())
+    if other is not None:
+        observers.append(other)
 
     def observe(fact: Fact) -> None:
         for observer in observers:
@@ -446,6 +449,12 @@ def check_authorities(settings: Settings) -> None:
 
 def _upstreams(settings: Settings, dialer: Dialer) -> dict[str, Upstream]:
     return {name: Upstream(name, each, dialer) for name, each in settings.upstreams.items()}
+
+
+def files_wanted(settings: Settings) -> int:
+    """Return how many files may be open when all that the settings allow is in use."""
+    upstreams = sum(each.connections for each in settings.upstreams.values())
+    return settings.limits.connections + upstreams + FILES_BESIDE
 
 
 def _require_c_extensions() -> None:
