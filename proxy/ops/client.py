@@ -51,15 +51,20 @@ def _reachable(address: Address) -> Address:
     return Address(anywhere.get(address.host, address.host), address.port)
 
 
+async def read_status(address: Address) -> dict[str, Any]:
+    """Return what `/status` tells. Raises UnreachableError."""
+    return (await _call(address, "GET", "/status")).body
+
+
 async def show_status(address: Address, *, as_json: bool) -> int:
     """Print how the proxy is; return 1 if it is not ready or not there."""
     try:
-        answer = await _call(address, "GET", "/status")
+        body = await read_status(address)
     except UnreachableError as error:
         return complain(str(error))
-    text = json.dumps(answer.body, indent=2) if as_json else _describe(answer.body)
+    text = json.dumps(body, indent=2) if as_json else _describe(body)
     sys.stdout.write(text + "\n")
-    return OK if answer.body.get("ready") else FAILED
+    return OK if body.get("ready") else FAILED
 
 
 def _describe(body: dict[str, Any]) -> str:

@@ -117,8 +117,9 @@ class KeySource:
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self.name = name
+        self.path = path
+        """The file; None for a value."""
         self._value = value
-        self._path = path
         self._noun = noun
         self._poll_seconds = poll_seconds
 
@@ -128,7 +129,7 @@ class KeySource:
     @property
     def changes(self) -> bool:
         """Tell whether the key may change while the process runs."""
-        return self._path is not None
+        return self.path is not None
 
     def read(self) -> StaticKey:
         """Read the static key; blocking. Raises KeyRefusedError."""
@@ -136,10 +137,10 @@ class KeySource:
 
     def text(self) -> str:
         """Read what stands there; blocking. Raises KeyRefusedError."""
-        if self._path is None:
+        if self.path is None:
             return self._value or ""
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 text = file.read(MAX_BYTES + 3)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
@@ -189,7 +190,7 @@ def find_store_secret(
     Raises KeyRefusedError for one that cannot be one, and for none where it is `needed`: there is
     no static key then.
     """
-    source = _find(STORE_SECRET, settings.file, environ)
+    source = find_store_secret_source(settings, environ)
     if source is not None:
         return parse_store_secret(source.text(), source.name)
     if needed:
@@ -198,6 +199,13 @@ def find_store_secret(
             f"{how_to_give(STORE_SECRET)}"
         )
     return None
+
+
+def find_store_secret_source(
+    settings: StoreSecretSettings, environ: Mapping[str, str]
+) -> KeySource | None:
+    """Return the source that wins, None where there is none. Raises KeyRefusedError for two."""
+    return _find(STORE_SECRET, settings.file, environ)
 
 
 def _find(place: SecretPlace, setting: str | None, environ: Mapping[str, str]) -> KeySource | None:

@@ -153,7 +153,7 @@ class MobulaClient:
         entries = _listed_entries(answer.body)
         if entries is None:
             raise ListError(MintFault("unreadable", "status 200 with an answer that holds no list"))
-        mobula_now = _date(answer.headers.get("Date"))
+        mobula_now = read_date(answer.headers.get("Date"))
         now = self._wall() if mobula_now is None else mobula_now
         return tuple(_read_listed(each, now) for each in entries if _has_id(each))
 
@@ -247,7 +247,7 @@ class MobulaClient:
             detail = f"status {answer.status} with an answer that holds no token"
             raise MintError(MintFault("unreadable", detail))
         # Lifetimes are judged in Mobula's time: between our two clock readings its Date was read.
-        mobula_now = _date(answer.headers.get("Date"))
+        mobula_now = read_date(answer.headers.get("Date"))
         offset = sent_at - DATE_GRAIN - (self._wall() if mobula_now is None else mobula_now)
         tokens, unreadable = [], []
         for number, entry in enumerate(entries, 1):
@@ -402,7 +402,8 @@ def _json(raw: bytes) -> Any:
         return None
 
 
-def _date(text: str | None) -> float | None:
+def read_date(text: str | None) -> float | None:
+    """Return the epoch seconds of a Date header; None where there is none that can be read."""
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
     except (ValueError, OverflowError):

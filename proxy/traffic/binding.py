@@ -59,14 +59,14 @@ async def listen(factory: Factory, address: Address) -> Binding:
 async def _listen_unix(
     loop: asyncio.AbstractEventLoop, factory: Factory, path: str
 ) -> asyncio.Server:
-    if _answers(path):
+    if answers(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     server = await loop.create_unix_server(factory, path, backlog=BACKLOG)
     Path(path).chmod(UNIX_MODE)  # noqa: ASYNC240 - once, at the start
     return server
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
     """Tell whether a process listens on a socket file; one that a crash left behind does not."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
