@@ -103,6 +103,7 @@ def exec_(
         launch.launch_demo(command, settings, DEMO_KEY, serves_all=serves_all)
     secret = read_store_secret(settings)
     source, key = (None, None) if settings.role == "member" else read_key(settings)
+    check_authorities(settings)
     check_store(settings)
     credentials = launch.Credentials(source=source, key=key, store_secret=secret)
     launch.launch(command, settings, credentials, serves_all=serves_all)

@@ -29,6 +29,7 @@ from proxy.launch.witness import Witness
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.model import Secret
 from proxy.traffic.bundle import PASSWORD
+from proxy.traffic.fact import Observer
 
 PRELOAD = Path(__file__).with_name("preload.cjs")
 FIRST_TOKEN_SECONDS = 60.0
@@ -43,6 +44,11 @@ class Credentials:
     source: KeySource | None
     key: StaticKey | None
     store_secret: Secret | None = None
+
+    @property
+    def seal(self) -> Secret | None:
+        """What the store is sealed with."""
+        return self.store_secret or (self.key.secret if self.key else None)
 
     def secrets(self) -> list[Secret]:
         """Return what no child may see."""
@@ -60,28 +66,36 @@ class Launch:
         One that `serves_all` does not ask its clients for the placeholder.
         """
         fill()
-        path = find_program(command[0], environ)
+        self.program = find_program(command[0], environ)
+        """The path of what is run."""
         self._command = command[0]
         self._environ = environ
         self._serves_all = serves_all
         self._placeholder = Secret(f"mobula-proxy-{secrets.token_urlsafe(PLACEHOLDER_BYTES)}")
         self._witness = Witness()
-        self._child = Child(path, command, self._witness)
+        self._child = Child(self.program, command, self._witness)
         let_go(0, 1)
 
     def __repr__(self) -> str:
         return f"<Launch of {self._child!r}>"
 
-    async def run(self, settings: Settings, credentials: Credentials) -> int:
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    async def run(
+        self, settings: Settings, credentials: Credentials, observe: Observer | None = None
+    ) -> int:
         """Serve the child until it ends, and return its exit code, as `Child.run` does.
 
-        Raises BindError or StartError if the proxy cannot start, or gets no token in time.
+        `observe` is told what becomes of its requests. Raises BindError or StartError if the proxy
+        cannot start, or gets no token in time, and ValueError as `App` does.
         """
         signals = Signals()
         self._witness.listen()
         with TemporaryDirectory(prefix="mobula-proxy-") as name:
             folder = Path(name)
-            app = self._app(settings, credentials, folder)
+            app = self._app(settings, credentials, folder, observe)
             async with AsyncExitStack() as stack:
                 code = -await signals.break_off(stack.enter_async_context(app))
                 if not code:
@@ -90,17 +104,21 @@ class Launch:
                     code = await self._serve(app, signals, environ)
         return code
 
-    def _app(self, settings: Settings, credentials: Credentials, folder: Path) -> App:
-        try:
-            return App(
-                adapted(self._through_network(settings), folder, self._environ),
-                source=credentials.source,
-                key=credentials.key,
-                secret=credentials.store_secret,
-                placeholder=None if self._serves_all else self._placeholder,
-            )
-        except ValueError as error:
-            run.fail(str(error), run.EXIT_USAGE)
+    def _app(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        folder: Path,
+        observe: Observer | None,
+    ) -> App:
+        return App(
+            adapted(self._through_network(settings), folder, self._environ),
+            source=credentials.source,
+            key=credentials.key,
+            secret=credentials.store_secret,
+            placeholder=None if self._serves_all else self._placeholder,
+            observe=observe,
+        )
 
     def _through_network(self, settings: Settings) -> Settings:
         try:

@@ -304,6 +304,13 @@ async def test_a_signal_that_was_ignored_when_it_was_started_stays_so(
         assert await asyncio.to_thread(process.wait) == 3
 
 
+def test_authorities_that_cannot_be_read_are_a_settings_error(scan: SecretScan) -> None:
+    flags = ("--set", "upstreams.api.mobula.io.ca_file=/no.pem")
+    code, out, err = finished("exec", *flags, "--", "true", scan=scan, environ=WITH_KEY)
+    assert (code, out) == (2, "")
+    assert err.startswith("mobula-proxy: upstreams.api.mobula.io.ca_file: '/no.pem' does not hold")
+
+
 def test_a_minter_serves_no_command(scan: SecretScan) -> None:
     flags = ("--set", "role=minter", "--set", "store.url=redis://localhost:6379/0")
     code, out, err = finished("exec", *flags, "--", "true", scan=scan, environ=WITH_KEY)
