@@ -1,0 +1,28 @@
+"""Where an upstream is, as its settings say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from proxy.config import UpstreamSettings
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    name: str
+    settings: UpstreamSettings
+    host: str
+    port: int
+    is_tls: bool
+
+
+def destinations(upstreams: Mapping[str, UpstreamSettings]) -> list[Destination]:
+    """Return them in the settings' order; the first one mints."""
+    found = []
+    for name, settings in upstreams.items():
+        url = urlsplit(settings.url)
+        port = url.port or _PORTS[url.scheme]
+        found.append(Destination(name, settings, url.hostname or "", port, url.scheme == "https"))
+    return found
