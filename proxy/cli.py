@@ -1,6 +1,7 @@
 """The command line: a thin face over `app`, `sandbox` and the admin listener."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from proxy.options import (
     check_authorities,
     check_store,
     config_option,
+    json_option,
     load_settings,
     parsed,
     read_key,
@@ -107,6 +109,34 @@ def exec_(
     check_store(settings)
     credentials = launch.Credentials(source=source, key=key, store_secret=secret)
     launch.launch(command, settings, credentials, serves_all=serves_all)
+
+
+@main.command(context_settings={"allow_interspersed_args": False})
+@config_option
+@set_option
+@json_option
+@click.option("--no-mint", is_flag=True, help="Make no creation call, one of 5 a minute.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def doctor(
+    config: Path | None,
+    overrides: list[tuple[str, str]],
+    as_json: bool,
+    no_mint: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Look at all that a proxy needs, and say what is wrong and what to do next.
+
+    Settings, static key, store, DNS, TLS, clock, plan, addresses and trust. With a COMMAND, as in
+
+    mobula-proxy doctor -- node app.js
+
+    it is run as `exec` would, and it is told what became of its calls.
+
+    Exit codes: 0 well, 1 something failed, 2 bad usage or settings.
+    """
+    from proxy.launch import doctor as launch  # noqa: PLC0415 - others need not pay for it
+
+    sys.exit(launch.consult(config, overrides, command, mints=not no_mint, json_list=as_json))
 
 
 @main.command()

@@ -244,6 +244,7 @@ def test_wrong_usage_exits_2_and_says_what_would_be_right(
         ("status", ["--admin", "--json"]),
         ("wait", ["--admin", "--timeout", "60s"]),
         ("quit", ["--admin", "drain"]),
+        ("doctor", ["[COMMAND]...", "--json", "--no-mint", "Exit codes: 0 well"]),
     ],
 )
 def test_help_names_what_one_must_know(name: str, words: list[str]) -> None:
