@@ -15,7 +15,7 @@ from proxy.config import MOBULA_HOSTS
 from proxy.traffic.ca import LocalCA
 from tls import is_trusted, trusting
 
-HOST, *_ = HOSTS = list(MOBULA_HOSTS)
+HOST, HOSTS = MOBULA_HOSTS[0], sorted(MOBULA_HOSTS)
 MORE_HOSTS = ("--set", "upstreams.localhost:9000={}")
 
 

@@ -98,6 +98,7 @@ async def connected(proxy: Proxy, listener: int = 0) -> AsyncIterator[Wire]:
         yield wire
     finally:
         wire.close()
+        await wire.closed()
 
 
 def connect_to(place: str, host: str = "") -> bytes:
