@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -64,10 +65,23 @@ async def far() -> AsyncIterator[Far]:
 
 
 @pytest.fixture
+async def way_out() -> AsyncIterator[Far]:
+    """An upstream proxy that says what the test says; see `wire.let_through`."""
+    async with Far() as way_out:
+        yield way_out
+
+
+@pytest.fixture
 async def name_server() -> AsyncIterator[NameServer]:
     """A name server that says what the test says."""
     async with NameServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every proxy that is started with it has the same local CA."""
+    return tmp_path_factory.mktemp("ca")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -34,6 +35,7 @@ from proxy.ops import logs
 from proxy.sandbox import Sandbox
 from proxy.tokens.clock import steady
 from proxy.tokens.key import KeySource
+from proxy.tokens.model import Secret
 
 KEY = "live-static-key-0123456789abcdef"
 COMMAND = Path(sys.executable).with_name("mobula-proxy")
@@ -68,6 +70,11 @@ class SecretScan:
     def watch(self, sandbox: Sandbox) -> None:
         """Count every token that this sandbox mints among the secrets."""
         self._sandboxes.append(sandbox)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the records of that name that proxies in this process have logged so far."""
+        records = [json.loads(line) for line in self.output.getvalue().splitlines()]
+        return [record for record in records if record["event"] == event]
 
     def leaks(self) -> list[str]:
         text = self.output.getvalue()
@@ -119,6 +126,7 @@ async def running(
     scan: SecretScan,
     *,
     key: KeySource | None = None,
+    placeholder: Secret | None = None,
     clock: Any = steady,
     chance: Callable[[], float] = random.random,
     **sections: Any,
@@ -127,7 +135,14 @@ async def running(
     settings = settings_for(url, **sections)
     logs.configure(LogSettings(format="json", level="debug"), scan.output)
     source = key or KeySource(name="the test", value=KEY)
-    async with App(settings, source=source, key=source.read(), clock=clock, chance=chance) as app:
+    async with App(
+        settings,
+        source=source,
+        key=source.read(),
+        placeholder=placeholder,
+        clock=clock,
+        chance=chance,
+    ) as app:
         yield app
 
 
@@ -366,6 +381,19 @@ def finished(
     with command(*arguments, scan=scan, environ=environ, stdin=stdin) as process:
         code = process.wait()
     return code, process.out, process.err
+
+
+def open_files() -> int:
+    """Return how many file descriptors this process has."""
+    return psutil.Process().num_fds()
+
+
+@contextlib.asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Fail if a task or a file that the block opened is still there soon after it."""
+    tasks, files = asyncio.all_tasks(), open_files()
+    yield
+    await until(lambda: asyncio.all_tasks() <= tasks and open_files() <= files)
 
 
 async def until(check: Callable[[], bool], seconds: float = 5.0) -> None:

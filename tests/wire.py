@@ -23,6 +23,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 TURNS_TO_ARRIVE = 3
 """Turns of the loop after which what one end has written has been read at the other."""
 
+Start = Callable[..., contextlib.AbstractAsyncContextManager[App]]
+"""Starts a proxy with sections of settings; `listener` is what is special about its listener."""
+
 _BEARER = b"Authorization: Bearer "
 
 
@@ -58,6 +61,17 @@ class Wire:
         async with asyncio.timeout(PATIENCE):
             await self._writer.start_tls(context, server_hostname=name)
 
+    @property
+    def tls(self) -> ssl.SSLObject:
+        """What was agreed on in TLS."""
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return tls
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that even the kernel has not taken."""
+        return self._writer.transport.get_write_buffer_size()
+
     async def drained(self) -> None:
         """Wait until the other end has taken about all that was sent."""
         async with asyncio.timeout(PATIENCE):
@@ -81,9 +95,9 @@ class Wire:
         async with asyncio.timeout(PATIENCE):
             return await self._reader.readexactly(size)
 
-    async def some(self) -> bytes:
+    async def some(self, patience: float | None = PATIENCE) -> bytes:
         """Read what comes next; b"" is the end."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             return await self._reader.read(65536)
 
     async def until(self, end: bytes) -> bytes:
@@ -157,6 +171,23 @@ class Wire:
         self.drop()
 
 
+@contextlib.asynccontextmanager
+async def trickle(wire: Wire, data: bytes, pause: float) -> AsyncIterator[None]:
+    """Send a byte of `data` now and then, over and over, while the block runs."""
+
+    async def send() -> None:
+        while True:
+            for byte in data:
+                wire.send(bytes((byte,)))
+                await asyncio.sleep(pause)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield
+    finally:
+        sending.cancel()
+
+
 def length_of(head: bytes) -> int:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b": ")
@@ -171,11 +202,11 @@ class Far:
     Its port stays its own, also while it does not listen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.accepted = 0
         self._wires: asyncio.Queue[Wire] = asyncio.Queue()
         self._all: list[Wire] = []
-        self._place = bound(("127.0.0.1", 0))
+        self._place = bound((host, 0))
         self._server: asyncio.Server | None = None
         self._line: list[socket.socket] = []
 
@@ -186,7 +217,7 @@ class Far:
 
     @property
     def authority(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return "{}:{}".format(*self._place.getsockname())
 
     async def __aenter__(self) -> Self:
         await self.listen()
@@ -242,6 +273,17 @@ class Far:
         """Return the next connection."""
         async with asyncio.timeout(patience):
             return await self._wires.get()
+
+
+async def let_through(way_out: Far, behind: bytes = b"") -> Wire:
+    """Play the upstream proxy for the next connection; return the far end that it leads to.
+
+    That end says what is `behind` the proxy's answer at once.
+    """
+    wire = await way_out.wire()
+    await wire.head()
+    wire.send(b"HTTP/1.1 200 OK\r\n\r\n" + behind)
+    return wire
 
 
 class Upstream(Protocol):
@@ -308,14 +350,14 @@ async def between(
 ) -> AsyncIterator[App]:
     """A proxy whose listeners lead to `far`, and whose tokens come from `sandbox`.
 
-    `name` is what `far` is called in the settings.
+    `name` is what `far` is called in the settings; `upstreams` in them come beside it.
     """
     listener = {"bind": "127.0.0.1:0"} | sections.pop("listener", {})
     listeners = sections.pop("listeners", [listener])
     upstreams = {
         "mint.test": {"url": sandbox.url},
         name: {"url": f"http://{far.authority}{prefix}"} | sections.pop("upstream", {}),
-    }
+    } | sections.pop("upstreams", {})
     async with running(
         sandbox.url,
         scan,

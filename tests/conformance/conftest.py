@@ -21,11 +21,6 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ca")
-
-
 @pytest.fixture
 def serve(mode: str, sandbox: Sandbox, scan: SecretScan, ca_folder: Path) -> Serve:
     @contextlib.asynccontextmanager

@@ -5,9 +5,9 @@ import socket
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 
+from harness import open_files
 from name_server import AAAA, REFUSED, SERVFAIL, A, NameServer
 from proxy.network.dns import LOOKUP_SECONDS, MOST_ADDRESSES, TRY_SECONDS, DnsResolver
 from proxy.network.errors import ResolveError
@@ -23,10 +23,6 @@ async def failure(*servers: NameServer, host: str = "api.test") -> str:
     with pytest.raises(ResolveError) as caught:
         await DnsResolver([each.place for each in servers]).resolve(host, 443)
     return str(caught.value)
-
-
-def open_files() -> int:
-    return psutil.Process().num_fds()
 
 
 def names_in_etc_hosts() -> list[str]:

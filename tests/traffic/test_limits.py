@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from harness import SecretScan, get, running, until, until_ready
 from proxy.app import App
 from proxy.sandbox import Sandbox
-from wire import GET, OK, Far, Wire, between, client, problem_of, refused, used_before
+from wire import GET, OK, Far, Wire, between, client, problem_of, refused, trickle, used_before
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"
@@ -35,23 +35,6 @@ def limited(far: Far, sandbox: Sandbox, scan: SecretScan) -> Any:
         return between(far, sandbox, scan, limits=limits, upstream=upstream or {})
 
     return start
-
-
-@contextlib.asynccontextmanager
-async def trickle(wire: Wire, data: bytes, pause: float) -> AsyncIterator[None]:
-    """Send a byte of `data` now and then, over and over, while the block runs."""
-
-    async def send() -> None:
-        while True:
-            for byte in data:
-                wire.send(bytes((byte,)))
-                await asyncio.sleep(pause)
-
-    sending = asyncio.create_task(send())
-    try:
-        yield
-    finally:
-        sending.cancel()
 
 
 @contextlib.asynccontextmanager
