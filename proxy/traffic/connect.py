@@ -51,7 +51,7 @@ def read_connect(head: bytes, most_fields: int) -> Connect:
 
 def _checked(fields: _Fields) -> Connect:
     place = read_place(fields.target)
-    if place is None or not place.port or place.port > 65535:
+    if place is None or place.port is None:
         raise MalformedRequest("The target of a CONNECT is a host and a port.")
     for name, value in fields.headers:
         if name == b"host" and not _agrees(read_place(value), place):

@@ -26,6 +26,7 @@ _IGNORED = bytes(range(0x21)) + b"."
 """What some servers cut off the ends of a segment."""
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{0,5}))?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
+_LAST_PORT = 65535
 _LONGEST_HOST = 262
 """Bytes of a host name (RFC 1035, section 2.3.4), its colon and its port."""
 
@@ -47,10 +48,12 @@ def read_place(authority: bytes) -> Place | None:
     found = _HOST.fullmatch(authority)
     if found is None:
         return None
-    host = found[1].decode()
+    host = found[1].decode().lower().removesuffix(".")
     port = int(found[2]) if found[2] else None
+    if not host or (port is not None and not 0 < port <= _LAST_PORT):
+        return None
     if not host.startswith("["):
-        return Place(host.lower().removesuffix("."), port)
+        return Place(host, port)
     try:
         return Place(str(IPv6Address(host[1:-1])), port)
     except ValueError:

@@ -44,6 +44,7 @@ def test_header_fields_come_with_their_names_in_small_letters() -> None:
         b"api.mobula.io:65536",
         b"api.mobula.io:x",
         b":443",
+        b".:443",
         b"/",
         b"*",
         b"https://api.mobula.io:443",

@@ -224,7 +224,23 @@ def test_malformed_host_is_refused_whatever_the_target(target: bytes, host: byte
             select(NAMES, entrance, "GET", target, host)
 
 
-@pytest.mark.parametrize("text", [b"[::1", b"[1::2::3]", b"[1]", b"", b":80", b"a b", b"[::1]x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[::1",
+        b"[1::2::3]",
+        b"[1]",
+        b"",
+        b".",
+        b":80",
+        b".:80",
+        b"a b",
+        b"[::1]x",
+        b"a:0",
+        b"a:65536",
+        b"[::1]:99999",
+    ],
+)
 def test_what_is_no_host_is_no_place(text: bytes) -> None:
     assert read_place(text) is None
 
