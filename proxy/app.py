@@ -35,7 +35,7 @@ from proxy.tokens.store.base import Store, StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
 from proxy.traffic.binding import listen
 from proxy.traffic.dialing import dialing
-from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
+from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
 from proxy.traffic.occupancy import Occupancy
@@ -192,7 +192,7 @@ class App:
     def _foreign(self, place: Place, guard: Guard) -> Upstream:
         """Return what one request to a host goes through that is no upstream."""
         settings = UpstreamSettings(url=f"http://{place}", connections=1)
-        return Upstream(OTHER_HOSTS, settings, self._dialer, guard=guard)
+        return Upstream(str(place), settings, self._dialer, guard=guard)
 
     def _build_listeners(self) -> list[Listener]:
         settings = self._settings
