@@ -93,6 +93,8 @@ class App:
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
         self._placeholder = Placeholder(placeholder) if placeholder else None
+        if placeholder:
+            self._keeper.known_keys.keep(placeholder)
         self._ca: LocalCA | None = None
         self._handler = self._build_handler()
         self._listeners = self._build_listeners()

@@ -227,6 +227,8 @@ class KnownKeys:
     """Every static key this process has used, for finding them where they must not go."""
 
     def __init__(self) -> None:
+        self._kept: tuple[bytes, ...] = ()
+        self._used: tuple[bytes, ...] = ()
         self._plain: tuple[bytes, ...] = ()
         self._encoded: tuple[re.Pattern[bytes], ...] = ()
 
@@ -235,9 +237,18 @@ class KnownKeys:
 
     def add(self, key: StaticKey) -> None:
         value = key.secret.reveal().encode()
-        if value not in self._plain:
-            self._plain = (*self._plain, value)[-KEYS_REMEMBERED:]
-            self._encoded = tuple(map(_percent_pattern, self._plain))
+        if value not in self._used:
+            self._used = (*self._used, value)[-KEYS_REMEMBERED:]
+            self._prepare()
+
+    def keep(self, stand_in: Secret) -> None:
+        """Count among them what an app holds in place of a key, however many come after it."""
+        self._kept = (*self._kept, stand_in.reveal().encode())
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._plain = self._kept + self._used
+        self._encoded = tuple(map(_percent_pattern, self._plain))
 
     def occur_in(self, data: bytes) -> bool:
         """Tell whether a key stands in `data`, be it percent-encoded."""

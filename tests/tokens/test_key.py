@@ -24,6 +24,7 @@ from proxy.tokens.key import (
     find_store_secret,
     parse_key,
 )
+from proxy.tokens.model import Secret
 
 VALUE = "4f9c2e1a-static-key/with+signs=~"
 POLL_SECONDS = 0.005
@@ -415,6 +416,15 @@ def test_the_oldest_of_many_former_keys_is_forgotten() -> None:
     assert not keys.occur_in(b"key-000")
     assert keys.occur_in(b"key-001")
     assert keys.occur_in(b"key-%03d" % KEYS_REMEMBERED)
+
+
+def test_what_stands_for_a_key_is_found_however_many_keys_come_after_it() -> None:
+    keys = KnownKeys()
+    keys.keep(Secret("placeholder"))
+    for number in range(KEYS_REMEMBERED + 1):
+        keys.add(parsed(f"key-{number:03}"))
+    assert keys.occur_in(b"x placeholder x")
+    assert keys.cut_from(b"placeholder,%70laceholder") == b","
 
 
 def test_no_key_shows_in_what_is_known() -> None:
