@@ -222,9 +222,9 @@ class FrontConnection(web.RequestHandler):
             self.turn_away(RequestTimeout(f"The request's head took longer than {limit:g} s."))
 
     def turn_away(self, refusal: Refusal) -> None:
-        """Refuse without a request to answer, take nothing more, and close."""
+        """Refuse without a request to answer, and close; who is turned away already stays so."""
         transport = self.transport
-        if transport is None:
+        if transport is None or self._force_close:
             return
         self._refuse(refusal, self.entrance)
         if self._occupancy.connections > self._occupancy.most_connections + FAREWELLS:
