@@ -90,7 +90,7 @@ class Opening(asyncio.Protocol):
         self._give(self._gate.limits.client_idle_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if not self._held:
+        if not self._held and data.strip(b"\r\n"):
             self._give(self._gate.limits.header_timeout)
         self._held += data
         self._judge()
@@ -119,15 +119,14 @@ class Opening(asyncio.Protocol):
         """Tell a CONNECT from a request at once."""
         self._held = self._held.lstrip(b"\r\n")
         limits = self._gate.limits
-        end = self._held.find(HEAD_END)
+        head, end, behind = self._held.partition(HEAD_END)
         if not (self._held.startswith(CONNECT) or CONNECT.startswith(self._held)):
             self._serve()
-        elif end >= 0:
-            end += len(HEAD_END)
-            head, self._held = self._held[:end], self._held[end:]
-            self._begin(head)
-        elif len(self._held) > limits.target_bytes + limits.header_bytes:
+        elif len(head) > limits.target_bytes + limits.header_bytes:
             self._refuse(HeadersTooLarge("The head of the CONNECT is longer than heads may be."))
+        elif end:
+            self._held = behind
+            self._begin(head + end)
 
     def _begin(self, head: bytes) -> None:
         try:
