@@ -225,9 +225,7 @@ class App:
         # It loads cryptography, for which only those who end TLS pay.
         from proxy.traffic.ca import bare_context  # noqa: PLC0415
 
-        return Terminator(
-            self._leaf_context, bare_context(), self._handler.names, listener.upstream
-        )
+        return Terminator(self._leaf_context, bare_context())
 
     def _leaf_context(self, host: str) -> ssl.SSLContext:
         return self.local_ca.context(host)

@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 from proxy.config import LimitSettings
 from proxy.errors import (
+    HandshakeFailed,
     HeadersTooLarge,
     Refusal,
     RequestTimeout,
+    ServerNameUnknown,
     TlsRequired,
     TooManyConnections,
 )
@@ -22,13 +25,13 @@ from proxy.traffic.front import FAREWELLS, HEAD_END, FrontServer
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.placeholder import Placeholder
 from proxy.traffic.target import Entrance, Names, Place, guard_of
-from proxy.traffic.tls import HANDSHAKE, Terminator, why_it_failed
+from proxy.traffic.tls import HANDSHAKE, Hello, Terminator, shake_hands, why_it_failed
 from proxy.traffic.tunnel import Tunnel
 
 CONNECT = b"CONNECT "
 ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 HANDSHAKE_SECONDS = 10.0
-"""How long the client's part of a TLS handshake may take."""
+"""How long each part of a client's TLS may take: to begin behind a CONNECT, its hello, the rest."""
 LOG = logging.getLogger(__name__)
 
 
@@ -69,9 +72,12 @@ class Opening(asyncio.Protocol):
         self._entrance = gate.entrance
         self._held = b""
         """What came and is not judged yet."""
+        self._judge: Callable[[], None]
         self._judge = self._await_tls if gate.opens_with_tls else self._await_head
         self._host = ""
         """What a CONNECT has named, once there was one."""
+        self._hello: Hello | None = None
+        """The client's first message in TLS, while it comes."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
@@ -96,6 +102,8 @@ class Opening(asyncio.Protocol):
         self._judge()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's hook
+        if self._hello is not None:
+            self._report(HandshakeFailed("The client broke off within its hello."))
         self._let_go()
 
     # What the listener calls
@@ -160,19 +168,48 @@ class Opening(asyncio.Protocol):
     def _await_tls(self) -> None:
         """Tell TLS from plain HTTP, as which some clients send what is for port 80."""
         if self._held[0] == HANDSHAKE:
-            self._start(self._end_tls())
+            self._give(HANDSHAKE_SECONDS)
+            self._hello = self._gate.terminator.hello()
+            self._judge = partial(self._await_hello, self._hello)
+            self._judge()
         elif self._host:
             self._serve()
         else:
             self._refuse(TlsRequired("Use https:// here, or a listener of mode reverse."))
 
+    def _await_hello(self, hello: Hello) -> None:
+        """Learn for which host the client speaks TLS."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        try:
+            if not hello.read(self._held):
+                return
+            host = self._host or hello.name or self._gate.names.host_of(self._entrance.upstream)
+            self._entrance = self._agreed(hello.name, host)
+            self._start(partial(self._end_tls, host))
+        except Refusal as refusal:
+            self._report(refusal)
+            self._transport.write(hello.alert())
+            self._transport.close()
+        self._hello = None
+
+    def _agreed(self, asked: str | None, host: str) -> Entrance:
+        """Return what a connection is for whose client has asked for a server name, or for none."""
+        if self._host:
+            agrees = asked in (None, host)
+            return self._entrance if agrees else replace(self._entrance, pinned=frozenset())
+        pinned = self._gate.names.on(host)
+        if not pinned:
+            raise ServerNameUnknown("The client asks for a server name that is no upstream's.")
+        first = self._entrance.upstream
+        return replace(
+            self._entrance, upstream=first if first in pinned else min(pinned), pinned=pinned
+        )
+
     def _tunnel_to(self, place: Place, guard: Guard) -> None:
         self._entrance = replace(self._entrance, upstream=OTHER_HOSTS)
         if self._gate.occupancy.too_many_connections:
             raise TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
-        assert self._transport is not None  # noqa: S101 - for the type checker
-        self._transport.pause_reading()
-        self._start(self._run_tunnel(place, guard))
+        self._start(partial(self._run_tunnel, place, guard))
 
     def _give(self, seconds: float) -> None:
         """Give the client so long for what is to come next."""
@@ -181,8 +218,8 @@ class Opening(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self._expired)
 
     def _expired(self) -> None:
-        """Refuse a head that is too slow, and end what has brought nothing at all."""
-        if self._held:
+        """Refuse a head that is too slow, and end what has brought nothing or half a hello."""
+        if self._held and self._hello is None:
             limit = self._gate.limits.header_timeout
             self._refuse(RequestTimeout(f"The request's head took longer than {limit:g} s."))
         elif self._transport is not None:
@@ -222,16 +259,20 @@ class Opening(asyncio.Protocol):
             self._timer.cancel()
         self._opened(self)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Go on with what takes time, and has a limit of its own for it."""
+    def _start(self, work: Callable[[asyncio.Transport], Awaitable[None]]) -> None:
+        """Go on with what takes time, and has a limit of its own for it; nothing is read so far."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        self._transport.pause_reading()
         if self._timer is not None:
             self._timer.cancel()
         self._judge = lambda: None
-        self._task = self._loop.create_task(self._survive(work))
+        self._task = self._loop.create_task(self._survive(work, self._transport))
 
-    async def _survive(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _survive(
+        self, work: Callable[[asyncio.Transport], Awaitable[None]], transport: asyncio.Transport
+    ) -> None:
         try:
-            await work
+            await work(transport)
         except Exception:
             LOG.exception("A connection could not be opened")
             self.abort()
@@ -240,68 +281,30 @@ class Opening(asyncio.Protocol):
 
     # TLS
 
-    async def _end_tls(self) -> None:
-        transport, terminator = self._transport, self._gate.terminator
-        if transport is None:
-            return
-        starting = self._loop.create_task(
-            self._loop.start_tls(
-                transport,
-                self,
-                terminator.for_host(self._host) if self._host else terminator.by_name,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            )
-        )
-        # Just behind the turn of the loop in which TLS has begun to listen, and before it reads.
-        self._loop.call_soon(self._loop.call_soon, self._feed, transport)
+    async def _end_tls(self, host: str, transport: asyncio.Transport) -> None:
+        context = self._gate.terminator.leaf_context(host)
+        held, self._held = self._held, b""
         try:
-            tls = await starting
+            tls = await shake_hands(transport, self, context, came=held, seconds=HANDSHAKE_SECONDS)
         except OSError as error:
             self._report(why_it_failed(error))
             return
         if tls is not None and not tls.is_closing():
-            self._entrance = self._agreed(terminator.server_name(tls.get_extra_info("ssl_object")))
             self._hand_over(tls)
-
-    def _feed(self, transport: asyncio.Transport) -> None:
-        """Give to TLS what has come for it already."""
-        held, self._held = self._held, b""
-        if transport.get_protocol() is self:
-            return
-        tls = cast("asyncio.BufferedProtocol", transport.get_protocol())
-        while held:
-            buffer = memoryview(tls.get_buffer(len(held)))
-            size = min(len(buffer), len(held))
-            buffer[:size] = held[:size]
-            tls.buffer_updated(size)
-            held = held[size:]
-
-    def _agreed(self, name: str | None) -> Entrance:
-        """Return what a connection is for whose client has asked for a server name, or for none."""
-        if self._host:
-            agrees = name is None or name == self._host
-            return self._entrance if agrees else replace(self._entrance, pinned=frozenset())
-        names = self._gate.names
-        pinned = names.on(name or names.host_of(self._entrance.upstream))
-        first = self._entrance.upstream
-        return replace(
-            self._entrance, upstream=first if first in pinned else min(pinned), pinned=pinned
-        )
 
     def _report(self, refusal: Refusal) -> None:
         self._gate.observe(Fact(self._entrance.upstream, code=refusal.code))
 
     # Tunnels
 
-    async def _run_tunnel(self, place: Place, guard: Guard) -> None:
+    async def _run_tunnel(self, place: Place, guard: Guard, transport: asyncio.Transport) -> None:
         started = self._loop.time()
         try:
             sock = await self._gate.dial(place, guard)
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        if self._transport is None or self._transport.is_closing():
+        if transport.is_closing():
             sock.close()
             return
         self._tunnel = tunnel = Tunnel(self._gate.limits.tunnel_timeout)
@@ -309,7 +312,7 @@ class Opening(asyncio.Protocol):
         fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), status=200, attempts=1)
         self._gate.occupancy.tunnels += 1
         try:
-            await self._join(self._transport, self._tunnel)
+            await self._join(transport, self._tunnel)
         finally:
             self._gate.occupancy.tunnels -= 1
             fact.seconds = self._loop.time() - started

@@ -1,68 +1,130 @@
 """Where clients' TLS ends: with leaves of the local CA, for the names of upstreams only."""
 
-import logging
+import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
-from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal, ServerNameUnknown
-from proxy.traffic.target import Names
+from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal
 
 HANDSHAKE = 0x16
 """The first byte that a client sends which speaks TLS (RFC 8446, section 5.1)."""
 _DISTRUST = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE")
-LOG = logging.getLogger(__name__)
-_REFUSED_NAME = "CALLBACK_FAILED"
 
 
 class Terminator:
-    """Chooses the certificate for a client, and knows which server name each one asked for."""
+    """What the TLS of a listener's clients ends with."""
 
-    def __init__(
-        self,
-        leaf_context: Callable[[str], ssl.SSLContext],
-        by_name: ssl.SSLContext,
-        names: Names,
-        default: str,
-    ) -> None:
-        """`leaf_context` returns the context of a host, `by_name` has no certificate of its own.
+    def __init__(self, leaf_context: Callable[[str], ssl.SSLContext], bare: ssl.SSLContext) -> None:
+        """`leaf_context` returns the context of a host; `bare` is one without a certificate."""
+        self.leaf_context = leaf_context
+        self._bare = bare
+        self._bare.sslobject_class = _Asking
+        self._bare.sni_callback = cast("Any", _Asking.ask)
 
-        Clients that ask for no name get the certificate of the upstream `default`.
-        """
-        self._leaf_context = leaf_context
-        self._names = names
-        self._default = names.host_of(default)
-        self._asked: WeakKeyDictionary[ssl.SSLObject, str] = WeakKeyDictionary()
-        self.by_name = by_name
-        """Ends the TLS of a client that says which host it wants by its server name (SNI)."""
-        self.by_name.sni_callback = self._choose
+    def hello(self) -> "Hello":
+        """Return what reads the first message of a client."""
+        return Hello(self._bare)
 
-    def for_host(self, host: str) -> ssl.SSLContext:
-        """Return what ends the TLS of a client that has named the host by its CONNECT."""
-        context = self._leaf_context(host)
-        context.sni_callback = self._note
-        return context
 
-    def server_name(self, tls: ssl.SSLObject) -> str | None:
-        """Return the name that a client asked for in its handshake, in lower case."""
-        return self._asked.get(tls)
+class Hello:
+    """What a client says first in TLS, as OpenSSL reads it.
 
-    def _note(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        if name is not None:
-            self._asked[tls] = name.lower()
-        return None
+    It is read before the handshake, since the loop keeps to itself what OpenSSL would answer if
+    that failed: so a client that asks for a wrong name would not learn why it is turned away.
+    """
 
-    def _choose(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-        self._note(tls, name, _)
-        host = self._default if name is None else name.lower()
-        if not self._names.on(host):
-            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    def __init__(self, bare: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = bare.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._tls = cast("_Asking", tls)
+        self._read = 0
+
+    def __repr__(self) -> str:
+        return f"<Hello {self._read} bytes read, for {self.name}>"
+
+    @property
+    def name(self) -> str | None:
+        """The server name (SNI) that the client asks for, in lower case, if it asks for one."""
+        return self._tls.name
+
+    def read(self, came: bytes) -> bool:
+        """Read on in all that has come so far; tell whether it is whole. Raises HandshakeFailed."""
+        self._incoming.write(came[self._read :])
+        self._read = len(came)
         try:
-            tls.context = self._leaf_context(host)
-        except Exception:
-            LOG.exception("There is no certificate for a client")
-            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
-        return None
+            with _silent():
+                self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            if not self._tls.has_asked:
+                raise why_it_failed(error) from None
+        return True
+
+    def alert(self) -> bytes:
+        """Return what tells the client that it is turned away, and why."""
+        return self._outgoing.read()
+
+
+class _Asking(ssl.SSLObject):
+    """A handshake that ends as soon as it is known which server name the client asks for."""
+
+    has_asked = False
+    name: str | None = None
+
+    def ask(self, name: str | None, _: ssl.SSLContext) -> int:
+        self.has_asked = True
+        self.name = name and name.lower()
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Python from printing what it says, a client's bytes too, of a name that is not ASCII."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+async def shake_hands(
+    transport: asyncio.Transport,
+    protocol: asyncio.Protocol,
+    context: ssl.SSLContext,
+    *,
+    came: bytes,
+    seconds: float,
+) -> asyncio.Transport | None:
+    """End a client's TLS; return what `protocol` then speaks through. Raises OSError.
+
+    `came` is what has been read of the client, of which nothing else may be read meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    shaking = loop.create_task(
+        loop.start_tls(
+            transport, protocol, context, server_side=True, ssl_handshake_timeout=seconds
+        )
+    )
+    # Just behind the turn of the loop in which TLS has begun to listen, and before it reads.
+    loop.call_soon(loop.call_soon, _feed, transport, came)
+    return await shaking
+
+
+def _feed(transport: asyncio.Transport, came: bytes) -> None:
+    """Give to TLS what has come for it already."""
+    if transport.is_closing():
+        return
+    tls = cast("asyncio.BufferedProtocol", transport.get_protocol())
+    while came:
+        buffer = memoryview(tls.get_buffer(len(came)))
+        size = min(len(buffer), len(came))
+        buffer[:size] = came[:size]
+        tls.buffer_updated(size)
+        came = came[size:]
 
 
 def why_it_failed(error: Exception) -> Refusal:
@@ -70,6 +132,4 @@ def why_it_failed(error: Exception) -> Refusal:
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     if any(reason.endswith(each) for each in _DISTRUST):
         return AuthorityNotTrusted("The client does not trust the certificate of the local CA.")
-    if reason == _REFUSED_NAME:
-        return ServerNameUnknown("The client asks for a server name that is no upstream's.")
     return HandshakeFailed("The client broke the TLS handshake off, or took too long.")
