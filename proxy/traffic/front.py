@@ -4,6 +4,7 @@ import asyncio
 import select
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
@@ -263,7 +264,8 @@ class FrontConnection(web.RequestHandler):
         if transport is None or transport.is_closing():
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):  # the client has left, and it was not being listened to
+                transport.write_eof()
             self._reading_paused = self._buffer_paused = False
             self._resume_transport_reading()
             self._farewell = self._loop.call_later(FAREWELL_SECONDS, transport.abort)
