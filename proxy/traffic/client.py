@@ -85,11 +85,7 @@ class Client:
 
     def break_off(self) -> None:
         """End the connection so that the client cannot take what it got for the whole answer."""
-        sock: socket.socket | None = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        break_off(self.transport)
 
     async def _look(self, drained: asyncio.Task[None]) -> None:
         """Give the client what time it has left, and see how much it takes meanwhile."""
@@ -112,3 +108,12 @@ class Client:
         except (OSError, ValueError, AttributeError):  # it may be closed already
             return ours
         return ours + int.from_bytes(held, sys.byteorder)
+
+
+def break_off(transport: asyncio.Transport) -> None:
+    """End a connection with a reset, which nobody takes for an orderly end."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        with suppress(OSError, ValueError):  # it may be closed already; uvloop: ValueError
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

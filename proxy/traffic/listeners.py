@@ -92,7 +92,7 @@ class Listener:
         """End every connection now."""
         self.drain()
         for opening in list(self._openings):
-            opening.abort()
+            await opening.close()
         await self._front.shutdown(CLOSE_SECONDS)
         if self._binding is not None:
             self._binding.remove()

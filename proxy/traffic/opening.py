@@ -115,11 +115,13 @@ class Opening(asyncio.Protocol):
         elif not self._held and self._task is None and self._transport is not None:
             self._transport.close()
 
-    def abort(self) -> None:
-        if self._tunnel is not None:
-            self._tunnel.abort()
-        elif self._transport is not None:
+    async def close(self) -> None:
+        """End it now."""
+        if self._transport is not None:
             self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
     # What comes
 
@@ -209,7 +211,8 @@ class Opening(asyncio.Protocol):
         self._entrance = replace(self._entrance, upstream=OTHER_HOSTS)
         if self._gate.occupancy.too_many_connections:
             raise TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
-        self._start(partial(self._run_tunnel, place, guard))
+        self._tunnel = Tunnel(self._gate.limits.tunnel_timeout)
+        self._start(partial(self._run_tunnel, self._tunnel, place, guard))
 
     def _give(self, seconds: float) -> None:
         """Give the client so long for what is to come next."""
@@ -275,7 +278,7 @@ class Opening(asyncio.Protocol):
             await work(transport)
         except Exception:
             LOG.exception("A connection could not be opened")
-            self.abort()
+            transport.abort()
         finally:
             self._let_go()
 
@@ -297,33 +300,21 @@ class Opening(asyncio.Protocol):
 
     # Tunnels
 
-    async def _run_tunnel(self, place: Place, guard: Guard, transport: asyncio.Transport) -> None:
-        started = self._loop.time()
+    async def _run_tunnel(
+        self, tunnel: Tunnel, place: Place, guard: Guard, transport: asyncio.Transport
+    ) -> None:
+        occupancy, started = self._gate.occupancy, self._loop.time()
+        fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), attempts=1)
+        occupancy.tunnels += 1
         try:
-            sock = await self._gate.dial(place, guard)
+            far = await self._gate.dial(place, guard)
+            fact.status = 200
+            transport.write(ESTABLISHED)
+            await tunnel.run(transport, far, self._held)
         except Refusal as refusal:
             self._refuse(refusal)
-            return
-        if transport.is_closing():
-            sock.close()
-            return
-        self._tunnel = tunnel = Tunnel(self._gate.limits.tunnel_timeout)
-        await self._loop.create_connection(lambda: tunnel.far, sock=sock)
-        fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), status=200, attempts=1)
-        self._gate.occupancy.tunnels += 1
-        try:
-            await self._join(transport, self._tunnel)
         finally:
-            self._gate.occupancy.tunnels -= 1
-            fact.seconds = self._loop.time() - started
-            self._gate.observe(fact)
-
-    async def _join(self, transport: asyncio.Transport, tunnel: Tunnel) -> None:
-        transport.write(ESTABLISHED)
-        transport.set_protocol(tunnel.client)
-        tunnel.client.connection_made(transport)
-        if self._held:
-            tunnel.client.data_received(self._held)
-            self._held = b""
-        transport.resume_reading()
-        await tunnel.run()
+            occupancy.tunnels -= 1
+            if fact.status:
+                fact.seconds = self._loop.time() - started
+                self._gate.observe(fact)
