@@ -292,7 +292,9 @@ class Opening(asyncio.Protocol):
         except OSError as error:
             self._report(why_it_failed(error))
             return
-        if tls is not None and not tls.is_closing():
+        if tls is None or tls.is_closing():
+            self._report(HandshakeFailed("The client broke the TLS handshake off."))
+        else:
             self._hand_over(tls)
 
     def _report(self, refusal: Refusal) -> None:
