@@ -92,9 +92,7 @@ class App:
         self._dialer = make_dialer(settings)
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
-        self._placeholder = Placeholder(placeholder) if placeholder else None
-        if placeholder:
-            self._keeper.known_keys.keep(placeholder)
+        self._placeholder = self._build_placeholder(placeholder) if placeholder else None
         self._ca: LocalCA | None = None
         self._handler = self._build_handler()
         self._listeners = self._build_listeners()
@@ -176,6 +174,11 @@ class App:
             return make_seal(by) if by else None
 
         return seal
+
+    def _build_placeholder(self, secret: Secret) -> Placeholder:
+        self._keeper.known_keys.keep(secret)
+        through = self._settings.upstream_proxy
+        return Placeholder(secret, guards_others=through is not None and through.hides)
 
     def _build_handler(self) -> Handler:
         settings = self._settings

@@ -66,6 +66,8 @@ def export(
     if output is None:
         click.echo(content, nl=False)
         return
+    if output.resolve() == ca.key_file.resolve():
+        run.fail(f"{output} holds the key of the local CA: name another file", run.EXIT_FAILED)
     try:
         output.write_bytes(content)
     except OSError as error:

@@ -9,6 +9,9 @@ is text for the client: it never holds a secret.
 import json
 from typing import ClassVar
 
+ERROR_HEADER = "X-Mobula-Proxy-Error"
+"""What tells an answer of ours from an upstream's."""
+
 
 class Refusal(Exception):
     """Base of all refusals; `retry_after` is in seconds, None when waiting would not help."""

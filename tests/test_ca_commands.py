@@ -172,7 +172,28 @@ def test_renew_makes_another_one_and_tells_what_must_happen_next(
     assert not is_trusted(shown, trusting(old), HOST)
 
 
+def test_bundle_for_all_holds_nothing_that_one_environment_trusts(
+    home: dict[str, str], folder: Path, tmp_path: Path, scan: SecretScan
+) -> None:
+    finished("ca", "show", environ=home, scan=scan)
+    before = (folder / "bundle.pem").read_text()
+    theirs = tmp_path / "theirs.pem"
+    theirs.write_text(LocalCA.open(tmp_path / "other", [HOST]).pem)
+    finished("ca", "show", environ={**home, "SSL_CERT_FILE": str(theirs)}, scan=scan)
+    assert (folder / "bundle.pem").read_text() == before
+
+
 # What is refused
+
+
+def test_export_never_takes_the_place_of_the_key(home: dict[str, str], folder: Path) -> None:
+    called("ca", "show", environ=home)
+    key = folder / "ca-key.pem"
+    before = key.read_bytes()
+    code, out, err = called("ca", "export", "--output", str(key), environ=home)
+    assert (code, out) == (1, "")
+    assert "holds the key of the local CA: name another file" in err
+    assert key.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["show", "path", "export", "renew"])

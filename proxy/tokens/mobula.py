@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from proxy.errors import ERROR_HEADER
 from proxy.network.dialer import Dialer
 from proxy.network.errors import UpstreamProxyError
 from proxy.network.reason import reason
@@ -273,6 +274,8 @@ def _no_connection(error: OSError) -> MintFault:
     return MintFault("connect", f"no connection: {reason(error)}", sent=False)
 
 
+FATAL = (401, 402, 403)
+"""What stays so until the key, or what it pays for, changes."""
 _SAID = {
     401: "Mobula refused the static key",
     402: "Mobula asks for payment",
@@ -291,10 +294,16 @@ def _fault_of_status(answer: _Answer, said: Mapping[int, str]) -> MintFault:
     status, meanings = answer.status, {**_SAID, **said}
     if 300 <= status < 400:
         return MintFault("redirect", f"status {status}: redirects are not followed with a key")
+    if ERROR_HEADER in answer.headers:
+        return MintFault(
+            "proxied",
+            f"status {status} from another mobula-proxy on the way: mint past it, or use it alone",
+            fatal=status in FATAL,
+        )
     return MintFault(
         str(status),
         f"status {status}: {meanings.get(status, 'the token endpoint failed')}",
-        fatal=status in (401, 402, 403),
+        fatal=status in FATAL,
         retry_after=_retry_after(answer.headers.get("Retry-After")) if status == 429 else None,
     )
 

@@ -60,9 +60,12 @@ class Files:
 
 
 def system_roots() -> Roots:
-    """Return what the system trusts: what this Python does, or else what is in a usual place."""
+    """Return what the system trusts: what this Python does, or else what is in a usual place.
+
+    What the environment names is not the system's: it would get into what other commands trust.
+    """
     own = ssl.get_default_verify_paths()
-    for place in filter(None, (own.cafile, *WELL_KNOWN, own.capath)):
+    for place in (own.openssl_cafile, *WELL_KNOWN, own.openssl_capath):
         with suppress(OSError):
             if found := certificates_at(Path(place)):
                 return Roots(Path(place), tuple(found))
@@ -105,7 +108,7 @@ def publish(certificate: str, folder: Path, roots: Callable[[], Roots] = system_
     What is right already is left alone. Raises OSError.
     """
     if not folder.is_dir():
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(FOLDER_MODE)  # whatever the umask
     files = Files(
         certificate=folder / CERTIFICATE,

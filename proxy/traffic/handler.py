@@ -184,10 +184,11 @@ class Handler:
             is_foreign=route.other is not None,
         )
         fact.stripped = found.stripped + places
+        placeholder = self._placeholder
+        if placeholder is not None and (route.other is None or placeholder.guards_others):
+            self._check_client(placeholder, request, route.target)
         if route.other is not None:
             return self._admit_foreign(request, self._foreign(*route.other), target, found)
-        if self._placeholder is not None:
-            self._check_client(self._placeholder, request, route.target)
         return self._admit_own(request, self._upstreams[route.upstream], target, found)
 
     def _route(self, request: FrontRequest) -> Route:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import (
+    ERROR_HEADER,
     ExpectationFailed,
     HeadersTooLarge,
     MalformedRequest,
@@ -37,7 +38,7 @@ HOP_BY_HOP = {
 _SET_BY_US = {b"host", b"content-length", b"expect"}
 _SPECIAL = HOP_BY_HOP | _SET_BY_US | CREDENTIALS.keys()
 _SPECIAL_TO_ALL = HOP_BY_HOP | _SET_BY_US | {b"proxy-authorization"}
-_ERROR_HEADER = b"x-mobula-proxy-error"
+_ERROR_HEADER = ERROR_HEADER.lower().encode()
 _NOT_RELAYED = HOP_BY_HOP | {b"content-length", _ERROR_HEADER}
 
 

@@ -12,6 +12,7 @@ from proxy.config import LimitSettings
 from proxy.errors import (
     HandshakeFailed,
     HeadersTooLarge,
+    ProxyClientUnknown,
     Refusal,
     RequestTimeout,
     ServerNameUnknown,
@@ -142,23 +143,30 @@ class Opening(asyncio.Protocol):
         try:
             asked = read_connect(head, self._gate.limits.header_count)
             name = self._gate.names.find(str(asked.place).encode())
-            if name is None:
-                self._tunnel_to(asked.place, guard_of(asked.place, self._entrance))
+            known = self._entrance.known or self._shows_placeholder(asked)
+            if name is not None:
+                self._intercept(asked.place.host, name, known=known)
             else:
-                self._intercept(asked, name)
+                self._check_client(known=known)
+                self._tunnel_to(asked.place, guard_of(asked.place, self._entrance))
         except Refusal as refusal:
             self._refuse(refusal)
 
-    def _intercept(self, asked: Connect, name: str) -> None:
-        """Answer a CONNECT to an upstream as if it had been made."""
+    def _shows_placeholder(self, asked: Connect) -> bool:
         placeholder = self._gate.placeholder
-        self._host = asked.place.host
+        return placeholder is not None and placeholder.is_shown(asked.headers)
+
+    def _check_client(self, *, known: bool) -> None:
+        """Raise ProxyClientUnknown unless the client may have a tunnel; some cannot log in."""
+        placeholder = self._gate.placeholder
+        if placeholder is not None and placeholder.guards_others and not known:
+            raise ProxyClientUnknown("The way out of this network is for one command only.")
+
+    def _intercept(self, host: str, name: str, *, known: bool) -> None:
+        """Answer a CONNECT to an upstream as if it had been made."""
+        self._host = host
         self._entrance = replace(
-            self._entrance,
-            upstream=name,
-            pinned=frozenset({name}),
-            known=self._entrance.known
-            or (placeholder is not None and placeholder.is_shown(asked.headers)),
+            self._entrance, upstream=name, pinned=frozenset({name}), known=known
         )
         self._judge = self._await_tls
         self._give(HANDSHAKE_SECONDS)

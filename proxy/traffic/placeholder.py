@@ -15,7 +15,12 @@ _BEARERS = (b"authorization", b"x-api-key", b"proxy-authorization")
 class Placeholder:
     """Lets in whoever shows it: in a header for credentials, or as a parameter of the query."""
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: Secret, *, guards_others: bool) -> None:
+        """`guards_others` says that the way to hosts that are no upstream is for its holders too.
+
+        That is so where we would spend credentials of our own on it.
+        """
+        self.guards_others = guards_others
         self._value = secret.reveal().encode()
 
     def __repr__(self) -> str:

@@ -50,7 +50,7 @@ def read_place(authority: bytes) -> Place | None:
         return None
     host = found[1].decode().lower().removesuffix(".")
     port = int(found[2]) if found[2] else None
-    if not host or (port is not None and not 0 < port <= _LAST_PORT):
+    if not host or host.endswith(".") or (port is not None and not 0 < port <= _LAST_PORT):
         return None
     if not host.startswith("["):
         return Place(host, port)

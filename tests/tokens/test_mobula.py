@@ -431,6 +431,17 @@ STATUSES: dict[int, tuple[bool, str]] = {
 }
 
 
+@pytest.mark.parametrize(("status", "fatal"), [(403, True), (503, False)])
+async def test_an_answer_of_another_proxy_of_ours_is_not_taken_for_mobulas(
+    mobula: Mobula, status: int, fatal: bool
+) -> None:
+    mobula.status = status
+    mobula.headers["X-Mobula-Proxy-Error"] = "auth_path_denied"
+    fault = await fault_of(mobula.url)
+    assert (fault.kind, fault.fatal) == ("proxied", fatal)
+    assert fault.detail.startswith(f"status {status} from another mobula-proxy on the way")
+
+
 @pytest.mark.parametrize("status", STATUSES)
 async def test_a_status_is_a_fault_of_its_own(mobula: Mobula, status: int) -> None:
     mobula.status = status

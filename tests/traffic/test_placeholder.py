@@ -17,7 +17,7 @@ from wire import OK, Far, Start, Wire, between, client, fields_of, let_through, 
 
 VALUE = b"mobula-proxy-placeholder"
 SECRET = Secret(VALUE.decode())
-PLACEHOLDER = Placeholder(SECRET)
+PLACEHOLDER = Placeholder(SECRET, guards_others=False)
 BASIC = b"Proxy-Authorization: Basic " + b64encode(b"mobula-proxy:" + VALUE)
 ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
@@ -239,3 +239,24 @@ async def test_other_hosts_ask_for_none_and_never_get_it(forward: App, way_out: 
         near.send(connect(b"other.test:443"))
         await let_through(way_out)
         assert await near.head() == ESTABLISHED
+
+
+@pytest.mark.parametrize(
+    "sent", [connect(b"other.test:443"), request(target=b"http://other.test/")]
+)
+async def test_way_out_that_our_password_opens_asks_for_it_too(
+    start: Start, way_out: Far, scan: SecretScan, sent: bytes
+) -> None:
+    through = f"http://me:our-own-password@{way_out.authority}"
+    scan.add("our-own-password")
+    async with start(placeholder=SECRET, upstream_proxy=through) as app:
+        async with client(app) as near:
+            near.send(sent)
+            assert await refused(near) == (407, "client_unknown")
+        assert way_out.accepted == 0
+        async with client(app) as near:
+            near.send(sent.replace(b"\r\n\r\n", b"\r\n" + BASIC + b"\r\n\r\n"))
+            up = await way_out.wire()
+            asked = await up.head()
+            assert b"Proxy-Authorization: Basic " + b64encode(b"me:our-own-password") in asked
+            assert b64encode(VALUE)[:20] not in asked

@@ -238,6 +238,9 @@ def test_malformed_host_is_refused_whatever_the_target(target: bytes, host: byte
         b"[::1]x",
         b"a:0",
         b"a:65536",
+        b"api.mobula.io..",
+        b"169.254.169.254..:80",
+        b"..",
         b"[::1]:99999",
     ],
 )
