@@ -97,7 +97,8 @@ class Opening(asyncio.Protocol):
         self._give(self._gate.limits.client_idle_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if not self._held and data.strip(b"\r\n"):
+        # In TLS that ends here it is no head yet, but what a front connection takes in a moment.
+        if self._task is None and not self._held and data.strip(b"\r\n"):
             self._give(self._gate.limits.header_timeout)
         self._held += data
         self._judge()
