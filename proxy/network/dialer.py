@@ -47,7 +47,8 @@ class Dialer:
         """Return a socket that is connected to `host`, non-blocking and without Nagle's delay.
 
         It connects to the IP `address` if there is one, whatever `host` resolves to. `guard` judges
-        every address before the first packet goes there. An upstream proxy resolves names itself:
+        every address before the first packet goes there; what has one is a client's wish, and its
+        look-up never delays those of other hosts. An upstream proxy resolves names itself:
         behind one there is no `address`, and `guard` judges a host that is an IP address, and no
         other. It takes its time: bound it.
 
@@ -91,14 +92,14 @@ class Dialer:
         return None
 
     async def resolve(
-        self, host: str, port: int, address: str | None = None
+        self, host: str, port: int, address: str | None = None, *, foreign: bool = False
     ) -> Sequence[AddressInfo]:
-        """Return where to connect to for `host`. Raises OSError."""
+        """Return where to connect to for `host`; `foreign`: a client named it. Raises OSError."""
         if address is not None:
             return known(address, port)
         try:
             if host.isprintable():  # the system would take a NUL for the end of the name
-                return await self._resolver.resolve(host, port)
+                return await self._resolver.resolve(host, port, foreign=foreign)
         except UnicodeError:
             pass
         raise ResolveError("it is not a name")
@@ -126,7 +127,7 @@ class Dialer:
     async def _open(
         self, host: str, port: int, address: str | None = None, guard: Guard | None = None
     ) -> socket.socket:
-        infos = await self.resolve(host, port, address)
+        infos = await self.resolve(host, port, address, foreign=guard is not None)
         if guard:
             infos = guard.allowed(infos)
         try:

@@ -56,7 +56,13 @@ class DnsResolver:
     def __repr__(self) -> str:
         return f"<DnsResolver asks {', '.join(self._nameservers) or 'those of the system'}>"
 
-    async def resolve(self, host: str, port: int) -> Sequence[AddressInfo]:
+    async def resolve(
+        self,
+        host: str,
+        port: int,
+        *,
+        foreign: bool = False,  # noqa: ARG002 - no look-up delays another
+    ) -> Sequence[AddressInfo]:
         if infos := known(host, port):
             return infos
         if not host.isascii() or not host.isprintable():
