@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import frames
 from conformance.doors import trust
 from harness import SecretScan, get, nothing_left, until, until_ready
 from proxy.app import App
+from proxy.config import Address
 from proxy.errors import HandshakeFailed
 from proxy.traffic.ca import bare_context
 from proxy.traffic.opening import HANDSHAKE_SECONDS
 from proxy.traffic.tls import Hello, Terminator
 from tls_client import TlsClient
-from wire import GET, OK, Far, Start, Wire, client, fields_of, refused
+from wire import GET, OK, Far, Start, Wire, client, connect, fields_of, refused
 
 CONNECT = b"CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n"
 ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
@@ -178,6 +180,39 @@ async def test_requests_that_come_as_the_handshake_ends_are_not_lost(
         up.send(OK)
         assert (await tls.hear(near)).endswith(b"ok")
         assert (await up.request()).startswith(b"GET /2 ")
+
+
+class Busy(asyncio.Protocol):
+    """Takes all the time that there is, for a while."""
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - asyncio's hook
+        end = time.monotonic() + 0.01
+        while time.monotonic() < end:
+            pass
+
+
+@pytest.mark.both_loops
+async def test_requests_that_come_as_the_handshake_ends_are_not_late_when_the_proxy_is_busy(
+    start: Start, mode: str, far: Far, ca_folder: Path
+) -> None:
+    """And nothing is answered outside of TLS, which the client would not understand."""
+    limits = {"header_timeout": "1ms"}
+    server = await asyncio.get_running_loop().create_server(Busy, "127.0.0.1", 0)
+    async with (
+        server,
+        start(listener={"mode": mode}, limits=limits) as app,
+        entering(app, mode) as near,
+    ):
+        busy = await connect(Address(*server.sockets[0].getsockname()))
+        tls = TlsClient(trust(ca_folder), "far.test")
+        near.send(tls.hello())
+        near.send(await tls.finish(near) + tls.say(get_from("far.test")))
+        busy.send(b"now")
+        up = await far.wire()
+        await up.request()
+        up.send(OK)
+        assert (await tls.hear(near)).endswith(b"ok")
+        busy.close()
 
 
 # Which host it is for
