@@ -9,8 +9,11 @@ import subprocess
 import termios
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 PATIENCE = 20.0
 _ON_TERMINAL = 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1'
@@ -45,9 +48,20 @@ class Terminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        jobs = self._jobs()  # what ignores hanging up would be left behind
         self.hang_up()
         self.process.kill()
         self.process.wait()
+        for each in jobs:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+    def _jobs(self) -> list[psutil.Process]:
+        """Return every process that was started here and has not ended."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
