@@ -19,14 +19,17 @@ class ProgramError(Exception):
 
 
 def find_program(name: str, environ: Mapping[str, str]) -> str:
-    """Return the path of a program. Raises ProgramError."""
-    files = [each for each in _places(name, environ) if Path(each).is_file()]
+    """Return the path of a program. Raises ProgramError.
+
+    Where we may not look, there is nothing: Path's own questions raise then, in some versions.
+    """
+    files = [each for each in _places(name, environ) if os.path.isfile(each)]  # noqa: PTH113
     for each in files:
         if os.access(each, os.X_OK):
             return each
     if files:
         raise ProgramError(name, errno.EACCES)
-    if "/" in name and Path(name).is_dir():
+    if "/" in name and os.path.isdir(name):  # noqa: PTH112
         raise ProgramError(name, errno.EISDIR)
     raise ProgramError(name, errno.ENOENT)
 

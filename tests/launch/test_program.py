@@ -1,6 +1,9 @@
 """Which program is run, and what is said of one that cannot be, as shells do both."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +68,36 @@ def test_one_that_cannot_be_run_is_told_by_the_code_that_a_shell_gives(
     with pytest.raises(ProgramError) as caught:
         find_program(name, {"PATH": "first:second"})
     assert (caught.value.code, str(caught.value)) == (code, reason)
+
+
+TOO_LONG = "x" * 300
+"""A name that the system refuses even root to look for."""
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_that_nobody_can_look_into_holds_nothing() -> None:
+    assert find_program("both", {"PATH": f"{TOO_LONG}:second"}) == "second/both"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_nor_does_one_that_this_user_may_not_enter(tmp_path: Path) -> None:
+    """The command is found behind it, as a shell finds it."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    script = (
+        "import os; from proxy.launch.program import find_program; os.setuid(65534); "
+        f"print(find_program('sh', {{'PATH': '{tmp_path}/closed:/bin'}}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == "/bin/sh\n"
+
+
+@pytest.mark.parametrize("name", [TOO_LONG, f"./{TOO_LONG}"])
+def test_a_name_that_is_too_long_is_that_of_no_program(name: str) -> None:
+    with pytest.raises(ProgramError) as caught:
+        find_program(name, {"PATH": "/bin"})
+    assert caught.value.code == 127
 
 
 def test_a_script_that_names_no_interpreter_is_run_by_the_shell(tmp_path: Path) -> None:
