@@ -10,6 +10,7 @@ import click
 from proxy import __version__, run
 from proxy.ca_commands import ca_group
 from proxy.config import Address, Settings, effective
+from proxy.launch.streams import fill
 from proxy.ops import client, logs
 from proxy.options import (
     admin_of,
@@ -45,6 +46,7 @@ def main() -> None:
 
     Exit codes: 0 well, 1 failed, 2 bad usage or settings, 143 ended by SIGTERM.
     """
+    fill()
 
 
 @main.command()

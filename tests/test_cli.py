@@ -46,6 +46,29 @@ def taken() -> Iterator[str]:
         yield "127.0.0.1:{1}".format(*server.getsockname())
 
 
+# Streams
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["check"], 0),
+        (["check", "--set", "no=1"], 2),
+        (["exec", "--demo", "sh", "-c", "exit 5"], 5),
+    ],
+    ids=lambda it: it[0] if isinstance(it, list) else str(it),
+)
+def test_a_closed_stream_changes_nothing_else(
+    scan: SecretScan, closed: str, arguments: list[str], code: int
+) -> None:
+    """As some supervisors and daemons start what they start."""
+    within = ("sh", "-c", f'exec "$@" {closed}', "sh")
+    environ = GIVEN if arguments[0] == "check" else {}
+    with command(*arguments, scan=scan, environ=environ, within=within) as process:
+        assert process.wait() == code
+
+
 # check
 
 

@@ -15,7 +15,6 @@ from proxy.launch.checks import settings as settings_check
 from proxy.launch.examination import Examination
 from proxy.launch.exec import usual_settings
 from proxy.launch.report import Printer, has_failed
-from proxy.launch.streams import fill
 from proxy.launch.trial import Trial
 from proxy.ops import logs
 from proxy.run import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -48,7 +47,6 @@ def _own_output(*, shared: bool, json_list: bool) -> TextIO:
     """Return standard output, for us alone if a command will have it; beside JSON it has none."""
     if not shared:
         return sys.stdout
-    fill()
     own = os.fdopen(os.dup(1), "w")
     if json_list:
         os.dup2(2, 1)

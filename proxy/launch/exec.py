@@ -23,7 +23,7 @@ from proxy.launch.environment import Way, child_environment
 from proxy.launch.process import Child
 from proxy.launch.program import ProgramError, find_program
 from proxy.launch.signals import Signals, exit_code
-from proxy.launch.streams import fill, let_go
+from proxy.launch.streams import let_go
 from proxy.launch.trust import trusted_files
 from proxy.launch.witness import Witness
 from proxy.tokens.key import KeySource, StaticKey
@@ -65,7 +65,6 @@ class Launch:
 
         One that `serves_all` does not ask its clients for the placeholder.
         """
-        fill()
         self.program = find_program(command[0], environ)
         """The path of what is run."""
         self._command = command[0]

@@ -1,17 +1,23 @@
-"""The standard streams, which are the child's alone."""
+"""The standard streams: what is in their place if they are closed, and when they are a child's."""
 
 import os
+import sys
 
 STREAMS = (0, 1, 2)
 
 
 def fill() -> None:
-    """Put nothing in place of those that are closed, before files of ours come to be there."""
+    """Put nothing in place of those that are closed, before files of ours come to be there.
+
+    For these Python has None to write to.
+    """
     for each in STREAMS:
         try:
             os.fstat(each)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def let_go(*streams: int) -> None:
