@@ -9,12 +9,23 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from proxy.config import CA_DIR, Address, AdminSettings, ListenerSettings, ProxyUrl, Settings
+from proxy.config import (
+    CA_DIR,
+    Address,
+    AdminSettings,
+    CaSettings,
+    ListenerSettings,
+    ProxyUrl,
+    Settings,
+)
 from proxy.launch.environment import network_proxy
+from proxy.private import RefusedError, refuse_others
 from proxy.settings.places import host_of, user_state_dir
 
 TLS, PLAIN, ADMIN = "tls.sock", "plain.sock", "admin.sock"
 """The names of our sockets in a folder that only this user can enter."""
+KEPT = "tokens and the local CA"
+"""What is in the user's state directory, and others must not replace."""
 
 
 def usual(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -31,14 +42,32 @@ def usual(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any
 
 
 def usable_home(environ: Mapping[str, str]) -> Path | None:
-    """Return the user's state directory, made if it is missing; None if it cannot be written to."""
+    """Return the user's state directory, made if it is missing.
+
+    None if it cannot be written to, or others could write to it.
+    """
     home = user_state_dir(environ)
     if home is not None:
-        with suppress(OSError):
+        with suppress(OSError, RefusedError):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_others(home, KEPT)
             if os.access(home, os.W_OK):
                 return home
     return None
+
+
+def refusal(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return why the user's state directory is not safe, if these settings have a use for it."""
+    home = user_state_dir(environ)
+    is_wanted = settings.store.url.in_memory or _is_at_home(settings.ca, environ)
+    if home is not None and settings.state_dir is None and is_wanted:
+        try:
+            refuse_others(home, KEPT)
+        except RefusedError as error:
+            return str(error)
+        except OSError:  # nobody can put anything there, as where there is no home
+            return ""
+    return ""
 
 
 def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Settings:
@@ -47,8 +76,8 @@ def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Set
     The local CA is there too if it has no other place. Who is left when the child has ended is not
     waited for.
     """
-    home, ca = user_state_dir(environ), settings.ca
-    if ca.dir in (None, home and str(home / CA_DIR)) and usable_home(environ) is None:
+    ca = settings.ca
+    if _is_at_home(ca, environ) and usable_home(environ) is None:
         ca = replace(ca, dir=str(folder / CA_DIR))
     return replace(
         settings,
@@ -61,6 +90,12 @@ def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Set
         ca=ca,
         shutdown=replace(settings.shutdown, drain=0.0),
     )
+
+
+def _is_at_home(ca: CaSettings, environ: Mapping[str, str]) -> bool:
+    """Tell whether the local CA is where it is unless the settings name another place."""
+    home = user_state_dir(environ)
+    return ca.dir in (None, home and str(home / CA_DIR))
 
 
 def with_network_proxy(settings: Settings, environ: Mapping[str, str]) -> Settings:

@@ -18,7 +18,7 @@ from proxy import run
 from proxy.app import App, StartError
 from proxy.config import Settings
 from proxy.errors import TokenUnavailable
-from proxy.launch.adapt import adapted, hosts, sockets, usual, with_network_proxy
+from proxy.launch.adapt import adapted, hosts, refusal, sockets, usual, with_network_proxy
 from proxy.launch.environment import Way, child_environment
 from proxy.launch.process import Child
 from proxy.launch.program import ProgramError, find_program
@@ -110,6 +110,8 @@ class Launch:
         folder: Path,
         observe: Observer | None,
     ) -> App:
+        if reason := refusal(settings, self._environ):
+            _warn("the user's state directory cannot be used: set state_dir to another", reason)
         return App(
             adapted(self._through_network(settings), folder, self._environ),
             source=credentials.source,
@@ -123,8 +125,7 @@ class Launch:
         try:
             return with_network_proxy(settings, self._environ)
         except ValueError as error:
-            log: Any = structlog.get_logger("mobula_proxy")
-            log.warning("the proxy of this network cannot be used", reason=f"it {error}")
+            _warn("the proxy of this network cannot be used", f"it {error}")
             return settings
 
     def _way(self, settings: Settings, app: App, folder: Path) -> Way:
@@ -162,6 +163,11 @@ class Launch:
     async def _end_on_quit(self, app: App) -> None:
         await app.wait_quit()
         self._child.send(signal.SIGTERM)
+
+
+def _warn(event: str, reason: str) -> None:
+    log: Any = structlog.get_logger("mobula_proxy")
+    log.warning(event, reason=reason)
 
 
 def usual_settings(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.config import MEMORY, Settings, SettingsError, load
-from proxy.launch.adapt import adapted, hosts, sockets, usual, with_network_proxy
+from proxy.launch.adapt import adapted, hosts, refusal, sockets, usual, with_network_proxy
 
 
 def loaded(environ: Mapping[str, str], **given: Any) -> Settings:
@@ -66,6 +66,42 @@ def test_without_a_home_that_can_be_used_tokens_are_in_memory_and_revoked(
     assert (settings.store.url, settings.token.on_exit) == (MEMORY, "revoke")
 
 
+def unsafe_home(path: Path) -> dict[str, str]:
+    """An environment whose state directory others can write to."""
+    folder = path / "mobula-proxy"
+    folder.mkdir()
+    folder.chmod(0o775)
+    return {"XDG_STATE_HOME": str(path)}
+
+
+def test_nor_are_they_kept_where_others_could_replace_them(tmp_path: Path) -> None:
+    settings = loaded(unsafe_home(tmp_path))
+    assert (settings.store.url, settings.token.on_exit) == (MEMORY, "revoke")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_told"),
+    [
+        ({}, True),
+        ({"ca__dir": "/srv/ca"}, True),
+        ({"store__url": "redis://localhost/0"}, True),
+        ({"state_dir": "/srv/state"}, False),
+        ({"store__url": "redis://localhost/0", "ca__dir": "/srv/ca"}, False),
+    ],
+)
+def test_that_is_told_to_whom_it_concerns(
+    tmp_path: Path, given: dict[str, Any], *, is_told: bool
+) -> None:
+    environ = unsafe_home(tmp_path)
+    told = f"others can write to {tmp_path}/mobula-proxy, and so replace tokens and the local CA"
+    assert refusal(loaded(environ, **given), environ).startswith(told) == is_told
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": "/proc/1"}])
+def test_where_there_is_no_home_nothing_is_told_of_it(environ: dict[str, str]) -> None:
+    assert refusal(loaded(environ), environ) == ""
+
+
 # Places
 
 
@@ -85,6 +121,11 @@ def test_listeners_and_the_admin_address_are_for_this_child_alone(tmp_path: Path
 def test_the_local_ca_is_beside_the_sockets_if_there_is_no_home(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
+    assert adapted(loaded(environ), tmp_path, environ).ca.dir == str(tmp_path / "ca")
+
+
+def test_so_it_is_if_others_could_replace_it_at_home(tmp_path: Path) -> None:
+    environ = unsafe_home(tmp_path)
     assert adapted(loaded(environ), tmp_path, environ).ca.dir == str(tmp_path / "ca")
 
 

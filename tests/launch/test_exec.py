@@ -360,6 +360,25 @@ async def test_without_a_home_everything_is_in_memory_or_gone_at_the_end(
     assert sandbox.ledger.report()["revokes"] == 2
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+async def test_a_home_of_another_user_is_told_of_and_left_alone(
+    sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    """As `sudo -E` leaves it to root."""
+    home = tmp_path / "mobula-proxy"
+    home.mkdir(0o700)
+    os.chown(home, 12345, 12345)
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    code, out, err = await ran(
+        sandbox, scan, program("curl"), "-sf", MARKET, flags=(), environ=environ
+    )
+    record = json.loads(err)
+    assert (code, "Bitcoin" in out) == (0, True)
+    assert record["event"].startswith("the user's state directory cannot be used")
+    assert record["reason"].startswith(f"{home} belongs to user 12345, who could replace tokens")
+    assert list(home.iterdir()) == []
+
+
 async def test_a_request_of_who_outlives_the_command_does_not_delay_the_end(
     gated: Sandbox, gate: Gate, scan: SecretScan
 ) -> None:
