@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import structlog
@@ -20,6 +19,7 @@ from proxy.config import Settings
 from proxy.errors import TokenUnavailable
 from proxy.launch.adapt import adapted, hosts, refusal, sockets, usual, with_network_proxy
 from proxy.launch.environment import Way, child_environment
+from proxy.launch.folder import own_folder
 from proxy.launch.process import Child
 from proxy.launch.program import ProgramError, find_program
 from proxy.launch.signals import Signals, exit_code
@@ -92,7 +92,7 @@ class Launch:
         """
         signals = Signals()
         self._witness.listen()
-        with TemporaryDirectory(prefix="mobula-proxy-") as name:
+        with own_folder() as name:
             folder = Path(name)
             app = self._app(settings, credentials, folder, observe)
             async with AsyncExitStack() as stack:

@@ -16,6 +16,7 @@ import pytest
 
 from harness import COMMAND, KEY, Gate, SecretScan, command, finished, program
 from launch.terminal import Terminal
+from proxy.launch.folder import SHORT
 from proxy.sandbox import Fault, Sandbox
 from table import DOCS
 from wire import Far
@@ -195,6 +196,19 @@ async def test_what_is_for_this_child_is_out_of_reach_of_other_users_and_gone_at
     folder, mode = out.split()
     assert (code, stat.S_IMODE(int(mode))) == (0, 0o700)
     assert not exists(Path(folder))
+
+
+async def test_sockets_are_in_a_short_place_where_temporary_files_are_in_a_long_one(
+    sandbox: Sandbox, scan: SecretScan, tmp_path: Path
+) -> None:
+    """The path of a socket has an end, which some build systems' folders are beyond."""
+    far_down = tmp_path / ("x" * 100)
+    far_down.mkdir()
+    script = "echo $MOBULA_PROXY_SOCKETS"
+    code, out, err = await ran(sandbox, scan, "sh", "-c", script, environ={"TMPDIR": str(far_down)})
+    folder = Path(json.loads(out)["api.mobula.io:443"]).parent
+    assert (code, err, str(folder.parent)) == (0, "", SHORT)
+    assert not exists(folder)
 
 
 async def test_the_child_has_the_limits_that_we_were_given(
