@@ -52,7 +52,14 @@ def trusted_files(environ: Mapping[str, str], folder: Path, ca: LocalCA) -> dict
 
 
 def _certificates(place: str) -> str:
-    """Return what stands in a file, or in those of a folder; nothing if it cannot be read."""
+    """Return what stands in a file, or in those of a folder, but for what cannot be read."""
+    files = [Path(place)]
+    with suppress(OSError):  # where it is no folder
+        files = sorted(filter(os.path.isfile, Path(place).iterdir()))
+    return "".join(map(_readable, files))
+
+
+def _readable(file: Path) -> str:
     with suppress(OSError):
-        return "".join(certificates_at(Path(place)))
+        return "".join(certificates_at(file))
     return ""

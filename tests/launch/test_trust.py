@@ -82,6 +82,16 @@ def test_a_folder_may_be_named_in_place_of_a_file(folder: Folder) -> None:
     assert folder.trusted(environ, "REQUESTS_CA_BUNDLE") == {first, second, folder.ca.der}
 
 
+def test_a_file_of_a_folder_that_cannot_be_read_hides_no_others(folder: Folder) -> None:
+    first, second = authority(), authority()
+    folder.file("theirs/first.pem", first)
+    folder.file("theirs/second.pem", second)
+    (folder.path / "theirs" / "fore.pem").symlink_to("/proc/self/mem")  # not even root can read it
+    environ = {"SSL_CERT_DIR": str(folder.path / "theirs")}
+    found = folder.trusted(environ, "SSL_CERT_FILE")
+    assert found == {first, second, folder.system, folder.ca.der}
+
+
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CURL_CA_BUNDLE"])
 def test_what_stands_in_folders_is_trusted_by_who_looks_there_only_while_no_file_is_named(
     folder: Folder, name: str
