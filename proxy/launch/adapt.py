@@ -1,7 +1,7 @@
 """The settings of a proxy that serves one child."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Set
     return replace(
         settings,
         listeners=(
-            ListenerSettings(bind=Address("127.0.0.1", 0), mode="forward"),
+            _forward(settings.listeners),
             ListenerSettings(bind=Address(path=str(folder / TLS)), mode="tls"),
             ListenerSettings(bind=Address(path=str(folder / PLAIN))),
         ),
@@ -90,6 +90,15 @@ def adapted(settings: Settings, folder: Path, environ: Mapping[str, str]) -> Set
         ca=ca,
         shutdown=replace(settings.shutdown, drain=0.0),
     )
+
+
+def _forward(listeners: Iterable[ListenerSettings]) -> ListenerSettings:
+    """Return one of our own, from which other hosts are reached as from the first one given."""
+    own = ListenerSettings(bind=Address("127.0.0.1", 0), mode="forward")
+    for each in listeners:
+        if each.mode == "forward":
+            return replace(own, other_hosts=each.other_hosts, private_hosts=each.private_hosts)
+    return own
 
 
 def _is_at_home(ca: CaSettings, environ: Mapping[str, str]) -> bool:

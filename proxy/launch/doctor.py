@@ -65,13 +65,14 @@ def _consult(
     settings = load(file=config, environ=os.environ, overrides=overrides, usual=usual)
     logs.configure(settings.log)
     lines, credentials = key.find(settings, os.environ)
+    looked_at = settings
     if trial is not None:
-        settings, more = trial.adapted(settings)
+        looked_at, more = trial.adapted(settings)
         lines = [*more, *lines]
     sources = settings_check.sources_of(config, os.environ, overrides)
-    printer.print([*settings_check.judge(settings, sources), *lines])
+    printer.print([*settings_check.judge(looked_at, sources), *lines])
     examination = Examination(
-        settings=settings,
+        settings=looked_at,
         credentials=credentials,
         environ=os.environ,
         mints=mints,

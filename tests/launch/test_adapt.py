@@ -117,6 +117,16 @@ def test_listeners_and_the_admin_address_are_for_this_child_alone(tmp_path: Path
     assert settings.listeners[0].other_hosts == settings.listeners[0].private_hosts == "tunnel"
 
 
+def test_other_hosts_are_reached_as_the_first_forward_listener_lets_them_be(tmp_path: Path) -> None:
+    first = {"mode": "forward", "other_hosts": "tunnel", "private_hosts": "deny"}
+    second = {"mode": "forward", "other_hosts": "deny"}
+    binds = [{"bind": f"127.0.0.1:{port}"} for port in (8080, 8081, 8082)]
+    listeners = [each | more for each, more in zip(binds, ({}, first, second), strict=True)]
+    forward = adapted(loaded({}, listeners=listeners), tmp_path, {}).listeners[0]
+    assert str(forward.bind) == "127.0.0.1:0"
+    assert (forward.other_hosts, forward.private_hosts) == ("tunnel", "deny")
+
+
 @pytest.mark.parametrize("environ", [{}, {"HOME": "/proc/1"}])
 def test_the_local_ca_is_beside_the_sockets_if_there_is_no_home(
     tmp_path: Path, environ: dict[str, str]

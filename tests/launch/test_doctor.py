@@ -445,6 +445,16 @@ async def test_a_host_of_the_api_that_is_no_upstream_is_seen_in_its_tunnel(
     assert report.step("calls") == "name it in upstreams, beside the others"
 
 
+async def test_other_hosts_are_out_of_reach_if_the_settings_deny_them(
+    sandbox: Sandbox, scan: SecretScan
+) -> None:
+    listener = {"bind": "127.0.0.1:0", "mode": "forward", "other_hosts": "deny"}
+    settings = [NO_STORE, f"listeners={json.dumps([listener])}"]
+    curl = (program("curl"), "-s", "https://other.test/")
+    report = await tried(sandbox, scan, *curl, settings=settings)
+    assert report.step("calls") == "see host_denied in docs/errors.md"
+
+
 async def test_the_end_of_a_command_is_told_and_is_not_ours(
     sandbox: Sandbox, scan: SecretScan
 ) -> None:
