@@ -20,6 +20,9 @@ PATIENCE = 5.0
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
+ELSEWHERE = b"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n"
+ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
+
 TURNS_TO_ARRIVE = 3
 """Turns of the loop after which what one end has written has been read at the other."""
 

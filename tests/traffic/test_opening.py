@@ -10,10 +10,19 @@ from harness import SecretScan, until
 from name_server import NameServer
 from proxy.app import App
 from proxy.network.guard import Guard
-from wire import GET, Far, Start, client, let_through, problem_of, refused, trickle, used_before
-
-ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
-ELSEWHERE = b"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n"
+from wire import (
+    ELSEWHERE,
+    ESTABLISHED,
+    GET,
+    Far,
+    Start,
+    client,
+    let_through,
+    problem_of,
+    refused,
+    trickle,
+    used_before,
+)
 
 
 def connect(

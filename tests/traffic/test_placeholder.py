@@ -13,13 +13,12 @@ from proxy.app import App
 from proxy.sandbox import Sandbox
 from proxy.tokens.model import Secret
 from proxy.traffic.placeholder import Placeholder
-from wire import OK, Far, Start, Wire, between, client, fields_of, let_through, refused
+from wire import ESTABLISHED, OK, Far, Start, Wire, between, client, fields_of, let_through, refused
 
 VALUE = b"mobula-proxy-placeholder"
 SECRET = Secret(VALUE.decode())
 PLACEHOLDER = Placeholder(SECRET, guards_others=False)
 BASIC = b"Proxy-Authorization: Basic " + b64encode(b"mobula-proxy:" + VALUE)
-ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 
 
 @pytest.mark.parametrize(

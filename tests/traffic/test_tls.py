@@ -20,12 +20,11 @@ from proxy.config import Address
 from proxy.errors import HandshakeFailed
 from proxy.traffic.ca import bare_context
 from proxy.traffic.opening import HANDSHAKE_SECONDS
-from proxy.traffic.tls import Hello, Terminator
+from proxy.traffic.tls import Terminator
 from tls_client import TlsClient
-from wire import GET, OK, Far, Start, Wire, client, connect, fields_of, refused
+from wire import ESTABLISHED, GET, OK, Far, Start, Wire, client, connect, fields_of, refused
 
 CONNECT = b"CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n"
-ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 ALERT, FATAL = 0x15, 2
 PROTOCOL_VERSION, UNRECOGNIZED_NAME = 70, 112
 
@@ -71,7 +70,7 @@ def believing_all() -> ssl.SSLContext:
 
 
 CARELESS, BARE = believing_all(), bare_context()
-Terminator(lambda _: BARE, BARE)
+TERMINATOR = Terminator(lambda _: BARE, BARE)
 
 
 @contextlib.asynccontextmanager
@@ -468,7 +467,7 @@ async def test_client_that_says_nothing_behind_its_connect_is_let_go(start: Star
 @given(name=st.from_regex(r"[a-z]{1,30}(\.[a-zA-Z]{1,30}){0,3}", fullmatch=True), data=st.data())
 def test_name_is_read_of_a_hello_that_comes_in_any_pieces(name: str, data: st.DataObject) -> None:
     said = TlsClient(CARELESS, name).hello()
-    hello = Hello(BARE)
+    hello = TERMINATOR.hello()
     for end in sorted(data.draw(st.lists(st.integers(0, len(said) - 1), max_size=5))):
         assert not hello.read(said[:end])
     assert hello.read(said)
@@ -480,19 +479,19 @@ def test_hello_that_is_damaged_is_read_or_refused(data: st.DataObject) -> None:
     said = bytearray(TlsClient(CARELESS, "far.test").hello())
     at = data.draw(st.integers(0, len(said) - 1))
     said[at] = data.draw(st.integers(0, 255))
-    hello = Hello(BARE)
+    hello = TERMINATOR.hello()
     with contextlib.suppress(HandshakeFailed):
         hello.read(bytes(said))
 
 
 def test_hello_that_would_be_longer_than_any_is_refused_before_it_has_come() -> None:
     with pytest.raises(HandshakeFailed):
-        Hello(BARE).read(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(16_380))
+        TERMINATOR.hello().read(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(16_380))
 
 
 def test_name_that_is_not_ascii_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     said = TlsClient(CARELESS, "far.test").hello()
-    hello = Hello(BARE)
+    hello = TERMINATOR.hello()
     with pytest.raises(HandshakeFailed):
         hello.read(said.replace(b"far.test", b"f\xe4r.test"))
     assert hello.name is None

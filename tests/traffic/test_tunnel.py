@@ -18,10 +18,20 @@ from proxy.app import App
 from proxy.sandbox import Sandbox
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.tunnel import QUIET_SECONDS
-from wire import PATIENCE, Far, Start, Wire, client, connect, let_through, refused, trickle
+from wire import (
+    ELSEWHERE,
+    ESTABLISHED,
+    PATIENCE,
+    Far,
+    Start,
+    Wire,
+    client,
+    connect,
+    let_through,
+    refused,
+    trickle,
+)
 
-ESTABLISHED = b"HTTP/1.1 200 Connection Established\r\n\r\n"
-ELSEWHERE = b"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n"
 MIB = 1024 * 1024
 BLOCK = bytes(MIB)
 LARGE = 32 * MIB
