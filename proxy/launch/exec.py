@@ -93,6 +93,7 @@ class Launch:
         signals = Signals()
         self._witness.listen()
         with own_folder() as name:
+            self._witness.bequeath(name)
             folder = Path(name)
             app = self._app(settings, credentials, folder, observe)
             async with AsyncExitStack() as stack:

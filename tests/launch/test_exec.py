@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import COMMAND, KEY, Gate, SecretScan, command, finished, program
+from harness import COMMAND, KEY, Gate, SecretScan, command, finished, program, until
 from launch.terminal import Terminal
 from proxy.launch.folder import SHORT
 from proxy.sandbox import Fault, Sandbox
@@ -196,6 +196,16 @@ async def test_what_is_for_this_child_is_out_of_reach_of_other_users_and_gone_at
     folder, mode = out.split()
     assert (code, stat.S_IMODE(int(mode))) == (0, 0o700)
     assert not exists(Path(folder))
+
+
+async def test_it_is_gone_as_well_if_we_are_killed(sandbox: Sandbox, scan: SecretScan) -> None:
+    arguments = child(sandbox, "sh", "-c", "echo $MOBULA_PROXY_SOCKETS; exec sleep 60")
+    with command(*arguments, scan=scan, environ=WITH_KEY) as process:
+        shown = await asyncio.to_thread(process.line, "tls.sock")
+        folder = Path(json.loads(shown)["api.mobula.io:443"]).parent
+        assert exists(folder)
+        process.signal(signal.SIGKILL)
+        await until(lambda: not exists(folder))
 
 
 async def test_sockets_are_in_a_short_place_where_temporary_files_are_in_a_long_one(
