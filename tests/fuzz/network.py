@@ -73,10 +73,7 @@ class Loop(VirtualLoop):
             self._served[each.getsockname()[1]] = protocol_factory
         return server
 
-    # How clients of this loop dial: a name, then a socket, then a connection on it.
-
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+    # How clients of this loop dial: a socket, then a connection on it.
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         self._dialed[sock.fileno()] = address[1]
