@@ -18,10 +18,10 @@ from proxy.options import (
     check_authorities,
     check_store,
     config_option,
+    find_key,
     json_option,
     load_settings,
     parsed,
-    read_key,
     read_store_secret,
     set_option,
 )
@@ -64,7 +64,7 @@ def serve(config: Path | None, overrides: list[tuple[str, str]], demo: bool) -> 
     if demo and _lacks_a_key(settings):
         run.run(run.serve_demo(settings, DEMO_KEY))
     secret = read_store_secret(settings)
-    source, key = (None, None) if settings.role == "member" else read_key(settings)
+    source, key = find_key(settings)
     check_store(settings)
     run.run(run.serve(settings, source, key, secret))
 
@@ -106,7 +106,7 @@ def exec_(
     if demo and _lacks_a_key(settings):
         launch.launch_demo(command, settings, DEMO_KEY, serves_all=serves_all)
     secret = read_store_secret(settings)
-    source, key = (None, None) if settings.role == "member" else read_key(settings)
+    source, key = find_key(settings)
     check_authorities(settings)
     check_store(settings)
     credentials = launch.Credentials(source=source, key=key, store_secret=secret)
@@ -147,7 +147,7 @@ def doctor(
 def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
     """Print the effective settings, or every error in them, and exit 2."""
     settings = load_settings(config, overrides)
-    key = None if settings.role == "member" else read_key(settings)[1]
+    _, key = find_key(settings)
     secret = read_store_secret(settings)
     check_authorities(settings)
     check_store(settings)

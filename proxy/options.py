@@ -90,6 +90,11 @@ def read_key(settings: Settings) -> tuple[KeySource, StaticKey]:
         run.fail(str(error), run.EXIT_USAGE)
 
 
+def find_key(settings: Settings) -> tuple[KeySource | None, StaticKey | None]:
+    """Read the static key, unless these are a member's settings, who has none."""
+    return (None, None) if settings.role == "member" else read_key(settings)
+
+
 def read_store_secret(settings: Settings) -> Secret | None:
     needed = settings.role == "member"
     try:
