@@ -64,12 +64,17 @@ def system_roots() -> Roots:
 
     What the environment names is not the system's: it would get into what other commands trust.
     """
-    own = ssl.get_default_verify_paths()
-    for place in (own.openssl_cafile, *WELL_KNOWN, own.openssl_capath):
+    for place in system_places():
         with suppress(OSError):
-            if found := certificates_at(Path(place)):
-                return Roots(Path(place), tuple(found))
+            if found := certificates_at(place):
+                return Roots(place, tuple(found))
     return Roots()
+
+
+def system_places() -> Iterator[Path]:
+    """Yield the files and folders in which a system may keep its roots, best first."""
+    own = ssl.get_default_verify_paths()
+    return map(Path, (own.openssl_cafile, *WELL_KNOWN, own.openssl_capath))
 
 
 def certificates_at(place: Path) -> list[str]:

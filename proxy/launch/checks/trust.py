@@ -1,6 +1,5 @@
 """Whether programs that are started from here trust the local CA."""
 
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from proxy.launch.checks.authority import Outlook
 from proxy.launch.report import Line, ok, warn
 from proxy.launch.trust import ADDING, IN_PLACE
-from proxy.traffic.bundle import WELL_KNOWN, certificates_at, includes
+from proxy.traffic.bundle import certificates_at, includes, system_places
 
 CHECK = "trust"
 REPLACING = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", *IN_PLACE)
@@ -29,17 +28,15 @@ class Trust:
 def look(outlook: Outlook, environ: Mapping[str, str]) -> Trust:
     """Read what would be trusted; blocking."""
     variables = {name: environ[name] for name in (*REPLACING, *ADDING) if environ.get(name)}
-    paths = ssl.get_default_verify_paths()
-    places = (paths.openssl_cafile, *WELL_KNOWN, paths.openssl_capath)
     return Trust(
-        system=any(_holds(each, outlook.pem) for each in places),
-        variables={name: _holds(place, outlook.pem) for name, place in variables.items()},
+        system=any(_holds(each, outlook.pem) for each in system_places()),
+        variables={name: _holds(Path(place), outlook.pem) for name, place in variables.items()},
     )
 
 
-def _holds(place: str, pem: str) -> bool:
+def _holds(place: Path, pem: str) -> bool:
     with suppress(OSError):
-        return includes(certificates_at(Path(place)), pem)
+        return includes(certificates_at(place), pem)
     return False
 
 
