@@ -112,11 +112,16 @@ def with_network_proxy(settings: Settings, environ: Mapping[str, str]) -> Settin
 
     Raises ValueError for one that cannot be used.
     """
+    found = passed_over_proxy(settings, environ)
+    return settings if found is None else replace(settings, upstream_proxy=ProxyUrl.parse(found))
+
+
+def passed_over_proxy(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return the URL of the proxy that the environment names where the settings name none."""
+    if settings.upstream_proxy is not None:
+        return None
     first = next(iter(settings.upstreams.values()))
-    found = network_proxy(environ, hosts(settings), urlsplit(first.url).scheme)
-    if settings.upstream_proxy is not None or found is None:
-        return settings
-    return replace(settings, upstream_proxy=ProxyUrl.parse(found))
+    return network_proxy(environ, hosts(settings), urlsplit(first.url).scheme)
 
 
 def hosts(settings: Settings) -> list[str]:

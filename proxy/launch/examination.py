@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
-from urllib.parse import urlsplit
 
 from proxy.app import files_wanted
 from proxy.config import Settings
-from proxy.launch.adapt import adapted, hosts
+from proxy.launch.adapt import adapted, passed_over_proxy
 from proxy.launch.checks import (
     authority,
     clock,
@@ -32,7 +31,6 @@ from proxy.launch.checks.authority import Outlook
 from proxy.launch.checks.destination import Destination, destinations
 from proxy.launch.checks.handshakes import Handshake, shake_hands
 from proxy.launch.checks.names import Lookup, look_up
-from proxy.launch.environment import network_proxy
 from proxy.launch.exec import Credentials
 from proxy.launch.report import Line, fail, has_failed, merged, ok, skip
 from proxy.network.dialer import Dialer, make_dialer_beside
@@ -116,7 +114,8 @@ class Examination:
         return [await store.examine(self.settings.store.url, self.credentials.seal)]
 
     def _network(self, reached: list[Reached]) -> Iterator[Line]:
-        total, settings, goes_direct = len(reached), self.settings, self._goes_direct()
+        total, settings = len(reached), self.settings
+        goes_direct = passed_over_proxy(settings, self.environ) is not None
         lookups = [it.lookup for it in reached]
         yield from merged(names.judge(lookups, settings, goes_direct=goes_direct), total)
         shaken = [it.handshake for it in reached if it.handshake is not None]
@@ -125,13 +124,6 @@ class Examination:
         if untried := total - len(shaken):
             subject = f"{untried} upstream{'s' if untried > 1 else ''}"
             yield skip(handshakes.CHECK, subject, "not tried: see dns")
-
-    def _goes_direct(self) -> bool:
-        """Tell whether there is no upstream proxy though the environment names one."""
-        first = next(iter(self.settings.upstreams.values()))
-        scheme = urlsplit(first.url).scheme
-        named = network_proxy(self.environ, hosts(self.settings), scheme)
-        return self.settings.upstream_proxy is None and named is not None
 
     async def _mint(self, storing: Task[list[Line]], reaching: Task[Reached]) -> list[Line]:
         name = next(iter(self.settings.upstreams))
