@@ -43,6 +43,7 @@ from proxy.settings.values import (
 
 __all__ = [
     "MEMORY",
+    "MOBULA_DOMAIN",
     "MOBULA_HOSTS",
     "Address",
     "AdminSettings",
@@ -67,6 +68,7 @@ __all__ = [
 ]
 
 
+MOBULA_DOMAIN = "mobula.io"
 MOBULA_HOSTS = (
     "api.mobula.io",
     "api-2.mobula.io",

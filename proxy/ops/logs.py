@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TextIO
 
 import structlog
 
-from proxy.config import LogSettings
+from proxy.config import MOBULA_DOMAIN, LogSettings
 from proxy.errors import AuthorityNotTrusted, HandshakeFailed, ServerNameUnknown
 from proxy.tokens.events import (
     Drifted,
@@ -32,7 +32,6 @@ from proxy.tokens.events import (
 )
 from proxy.traffic.fact import OTHER_HOSTS, Fact
 
-MOBULA_DOMAIN = ".mobula.io"
 WARN_AGAIN_SECONDS = 60.0
 """A warning that each request could repeat is logged once in this time for each place."""
 
@@ -159,7 +158,7 @@ class TrafficLog:
             self._warn(fact.code, self.BROKEN_OFF[fact.code], upstream=fact.upstream)
         if fact.upstream == OTHER_HOSTS and fact.method == "CONNECT":
             host = fact.path.rpartition(":")[0]
-            if host.endswith(MOBULA_DOMAIN):
+            if host.endswith(f".{MOBULA_DOMAIN}"):
                 event = "calls to a host of Mobula pass by in a tunnel, because it is no upstream"
                 self._warn(OTHER_HOSTS, event, host=host)
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -190,6 +190,9 @@ def _url_authority(netloc: str) -> str:
     port = found[2] if found else None
     return _authority(host, None if port is None else _port(port, 1))
 
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+"""Of an HttpUrl that names none, by its scheme."""
 
 HttpUrl = Annotated[
     str,

@@ -22,6 +22,7 @@ from proxy.network.dialer import Dialer
 from proxy.network.errors import LoopError
 from proxy.network.guard import Guard
 from proxy.network.reason import reason
+from proxy.settings.places import DEFAULT_PORTS
 from proxy.traffic.connection import Connection
 from proxy.traffic.dialing import dialing
 
@@ -29,8 +30,6 @@ SWEEP_PAUSE: Final = 0.1
 """Seconds at least between two looks at the idle connections."""
 KEEP_ALIVE_MARGIN: Final = 1.0
 """Seconds before the end of an upstream's own keep-alive from which it is not relied upon."""
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Upstream:
         self.name = name
         self.prefix = url.path.rstrip("/").encode()
         self._host: str = url.hostname or ""
-        self._port = url.port or _DEFAULT_PORTS[url.scheme]
+        self._port = url.port or DEFAULT_PORTS[url.scheme]
         self.authority = _authority(url.scheme, self._host, self._port)
         self._tls = _tls_context(name, settings, dialer) if url.scheme == "https" else None
         self._settings = settings
@@ -276,7 +275,7 @@ def _parse_url(name: str, text: str) -> SplitResult:
     try:
         url = urlsplit(text)
         sound = (
-            url.scheme in _DEFAULT_PORTS
+            url.scheme in DEFAULT_PORTS
             and bool(url.hostname)
             and url.port != 0
             and "@" not in url.netloc
@@ -296,7 +295,7 @@ def _parse_url(name: str, text: str) -> SplitResult:
 
 def _authority(scheme: str, host: str, port: int) -> bytes:
     literal = f"[{host}]" if ":" in host else host
-    return (literal if port == _DEFAULT_PORTS[scheme] else f"{literal}:{port}").encode()
+    return (literal if port == DEFAULT_PORTS[scheme] else f"{literal}:{port}").encode()
 
 
 def _tls_context(name: str, settings: UpstreamSettings, dialer: Dialer) -> ssl.SSLContext:

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
+from proxy.config import MOBULA_DOMAIN
 from proxy.launch.report import Line, fail, has_failed, ok, warn
 from proxy.launch.runtimes import Runtime, advice
 from proxy.traffic.fact import OTHER_HOSTS, Fact
 
 CHECK, TUNNELS = "calls", "tunnels"
-API_DOMAIN = "mobula.io"
 SHOWN = 3
 """How many hosts a line names."""
 _SWITCHING = 101
@@ -95,4 +95,4 @@ def _elsewhere(facts: Sequence[Fact]) -> Iterator[Line]:
 
 
 def _is_of_api(host: str) -> bool:
-    return host == API_DOMAIN or host.endswith(f".{API_DOMAIN}")
+    return host == MOBULA_DOMAIN or host.endswith(f".{MOBULA_DOMAIN}")

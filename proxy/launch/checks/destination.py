@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from proxy.config import UpstreamSettings
-
-_PORTS = {"http": 80, "https": 443}
+from proxy.settings.places import DEFAULT_PORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,6 @@ def destinations(upstreams: Mapping[str, UpstreamSettings]) -> list[Destination]
     found = []
     for name, settings in upstreams.items():
         url = urlsplit(settings.url)
-        port = url.port or _PORTS[url.scheme]
+        port = url.port or DEFAULT_PORTS[url.scheme]
         found.append(Destination(name, settings, url.hostname or "", port, url.scheme == "https"))
     return found
