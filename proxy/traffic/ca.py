@@ -194,12 +194,11 @@ def _folder_of(settings: CaSettings) -> Path:
 
 
 def bare_context() -> ssl.SSLContext:
-    """Return a context without a certificate, for a handshake that tells its host on the way (SNI).
+    """Return a context without a certificate: to give one to, or to read with for whom it is (SNI).
 
     OpenSSL gives sessions to the context that a handshake began with, and would take up one of one
-    host for another, without showing a certificate. TLS 1.3 therefore has none here. TLS 1.2 always
-    has: without tickets OpenSSL would keep them in memory. An SNI callback is then told the host
-    that the session began with.
+    host for another, without showing a certificate. So each host has a context of its own, and TLS
+    1.3 has no sessions. TLS 1.2 always has: without tickets OpenSSL would keep them in memory.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
