@@ -33,16 +33,20 @@ from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import Store, StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
+from proxy.traffic.admission import Admission
+from proxy.traffic.auth import Auth, only_for
 from proxy.traffic.binding import listen
 from proxy.traffic.dialing import dialing
-from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.fact import Fact, Observer, Reread
 from proxy.traffic.handler import Handler
 from proxy.traffic.listeners import CLOSE_SECONDS, Listener
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.placeholder import Placeholder
-from proxy.traffic.target import Place
+from proxy.traffic.reception import Reception, read_roster
+from proxy.traffic.server_certificate import ServerCertificate
+from proxy.traffic.target import Names, Place
 from proxy.traffic.tls import Terminator
 from proxy.traffic.upstream import Upstream
+from proxy.traffic.watched import Watched
 
 if TYPE_CHECKING:
     from proxy.tokens.store.seal import Seal
@@ -74,9 +78,9 @@ class App:
     ) -> None:
         """A member of a fleet has no `key`, but the store's `secret`; others may have both.
 
-        With a `placeholder`, only clients that show it are served. `observe` is told each fact
-        beside metrics and log. Raises ValueError for an upstream whose certificate authorities
-        cannot be read.
+        With a `placeholder`, only clients that show it are served on listeners that do not ask for
+        others. `observe` is told each fact beside metrics and log. Raises ValueError for a file
+        that the settings name and that is of no use.
         """
         _require_c_extensions()
         self._settings = settings
@@ -92,7 +96,10 @@ class App:
         self._dialer = make_dialer(settings)
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
-        self._placeholder = self._build_placeholder(placeholder) if placeholder else None
+        self._names = Names(self._upstreams)
+        self._reception = self._build_reception()
+        self._exclusive = self._build_exclusive(placeholder) if placeholder else None
+        self._watched: list[Watched] = []
         self._ca: LocalCA | None = None
         self._handler = self._build_handler()
         self._listeners = self._build_listeners()
@@ -175,22 +182,41 @@ class App:
 
         return seal
 
-    def _build_placeholder(self, secret: Secret) -> Placeholder:
-        self._keeper.known_keys.keep(secret)
+    def _build_reception(self) -> Reception | None:
+        settings = self._settings
+        if not any(each.authenticate for each in settings.listeners):
+            return None
+        return Reception(
+            settings.clients,
+            settings.clients_file,
+            settings.service_accounts,
+            tell=self._tell_reread,
+            clock=self._clock,
+        )
+
+    def _build_exclusive(self, placeholder: Secret) -> Auth:
+        self._keeper.known_keys.keep(placeholder)
         through = self._settings.upstream_proxy
-        return Placeholder(secret, guards_others=through is not None and through.hides)
+        return only_for(placeholder, guards_others=through is not None and through.hides)
 
     def _build_handler(self) -> Handler:
         settings = self._settings
-        return Handler(
+        admission = Admission(
             upstreams=self._upstreams,
+            names=self._names,
             foreign=self._foreign,
+            keys=self._keeper.known_keys,
+            limits=settings.limits,
+            occupancy=self.occupancy,
+            clock=self._clock,
+        )
+        return Handler(
+            admission=admission,
             keeper=self._keeper,
             limits=settings.limits,
             occupancy=self.occupancy,
             token_wait=settings.token.wait,
             observe=self._observe,
-            placeholder=self._placeholder,
             clock=self._clock,
         )
 
@@ -206,12 +232,13 @@ class App:
             Listener(
                 each,
                 self._handler,
+                self._names,
                 settings.limits,
                 self.occupancy,
                 self._observe,
                 terminator=self._terminator(each),
                 dial=self._dial_other,
-                placeholder=self._placeholder,
+                auth=self._auth(each),
             )
             for each in listeners
         ]
@@ -221,14 +248,31 @@ class App:
         async with dialing(str(place), UpstreamSettings().connect_timeout):
             return await self._dialer.connect(place.host, place.port or 443, guard=guard)
 
+    def _tell_reread(self, event: Reread) -> None:
+        if event.problem:
+            self._log.error(
+                "a file that changed cannot be used, what it said before stays",
+                file=event.file,
+                reason=event.problem,
+            )
+        else:
+            self._log.info("a file that changed was read again", file=event.file)
+
+    def _auth(self, listener: ListenerSettings) -> Auth | None:
+        """Return what asks a listener's clients who they are; of a socket's its mode says it."""
+        if listener.authenticate:
+            return self._reception and self._reception.auth
+        return None if listener.bind.path else self._exclusive
+
     def _terminator(self, listener: ListenerSettings) -> Terminator | None:
         """Return where the TLS of a listener's clients ends, unless it has none."""
-        if listener.mode == "reverse":
+        if listener.mode != "reverse":
+            return Terminator(self._leaf_context)
+        certificate = ServerCertificate.of(listener.tls)
+        if certificate is None:
             return None
-        # It loads cryptography, for which only those who end TLS pay.
-        from proxy.traffic.ca import bare_context  # noqa: PLC0415
-
-        return Terminator(self._leaf_context, bare_context())
+        self._watched.append(Watched(certificate.files, certificate.take, self._tell_reread))
+        return Terminator(certificate.context, pins=False)
 
     def _leaf_context(self, host: str) -> ssl.SSLContext:
         return self.local_ca.context(host)
@@ -248,6 +292,8 @@ class App:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
+            for keeping in filter(None, (self._reception, *self._watched)):
+                await stack.enter_async_context(keeping)
             await self._open_ca()
             await self._open_store()
             stack.push_async_callback(self._sharing.close)
@@ -448,6 +494,16 @@ def _remedy(name: str, loop: LoopError) -> str:
 def check_authorities(settings: Settings) -> None:
     """Raise ValueError for an upstream whose certificate authorities cannot be read."""
     _upstreams(settings, make_dialer(settings))
+
+
+def check_files(settings: Settings) -> None:
+    """Raise ValueError for a file that listeners or upstreams need and that is of no use."""
+    check_authorities(settings)
+    if settings.clients_file is not None:
+        read_roster(settings.clients, settings.clients_file)
+    for each in settings.listeners:
+        if (certificate := ServerCertificate.of(each.tls)) is not None:
+            certificate.take()
 
 
 def _upstreams(settings: Settings, dialer: Dialer) -> dict[str, Upstream]:

@@ -16,6 +16,7 @@ from proxy.options import (
     admin_of,
     admin_option,
     check_authorities,
+    check_files,
     check_store,
     config_option,
     find_key,
@@ -149,7 +150,7 @@ def check(config: Path | None, overrides: list[tuple[str, str]]) -> None:
     settings = load_settings(config, overrides)
     _, key = find_key(settings)
     secret = read_store_secret(settings)
-    check_authorities(settings)
+    check_files(settings)
     check_store(settings)
     click.echo(effective(settings), nl=False)
     for remark in _remarks(settings, key, secret):

@@ -13,6 +13,7 @@ import yaml
 from msgspec import Meta, field
 from msgspec.structs import force_setattr, replace
 
+from proxy.settings.clients import Clients, ClientSettings, ambiguous, read_clients
 from proxy.settings.ip import IpAddress, NameServers
 from proxy.settings.places import (
     Address,
@@ -49,8 +50,10 @@ __all__ = [
     "AdminSettings",
     "ApiKeySettings",
     "CaSettings",
+    "ClientSettings",
     "LimitSettings",
     "ListenerSettings",
+    "ListenerTlsSettings",
     "LogSettings",
     "Problem",
     "ProxyUrl",
@@ -65,6 +68,7 @@ __all__ = [
     "effective",
     "json_schema",
     "load",
+    "read_clients",
 ]
 
 
@@ -169,6 +173,32 @@ Reached = Annotated[
 ]
 
 
+class ListenerTlsSettings(Section, frozen=True, kw_only=True):
+    """With what a reverse listener speaks TLS; its files are read again when they change."""
+
+    certificate_file: Text | None = None
+    """PEM file of the certificate, and of those between it and its authority; null: no TLS."""
+    key_file: Text | None = None
+    """PEM file of the certificate's private key."""
+    client_ca_file: Text | None = None
+    """PEM file of the authorities whose client certificates are taken; null: none are asked for."""
+
+    @classmethod
+    def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
+        if good.keys() >= set(cls.__struct_fields__):
+            certificate, key, authorities = (good[each] for each in cls.__struct_fields__)
+            if certificate and not key:
+                yield Finding(("key_file",), "is needed beside certificate_file")
+            if key and not certificate:
+                yield Finding(("certificate_file",), "is needed beside key_file")
+            if authorities and not (certificate or key):
+                text = "is of use only with TLS; set certificate_file and key_file beside it"
+                yield Finding(("client_ca_file",), text)
+
+
+_NO_TLS = ListenerTlsSettings()
+
+
 class ListenerSettings(Section, frozen=True, kw_only=True):
     """One address that apps send their requests to."""
 
@@ -185,18 +215,24 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
     """Of a forward listener: tunnel or deny hosts that are no upstream; on loopback tunnel."""
     private_hosts: Reached = None
     """Of a forward listener that tunnels: whether to private addresses too; on loopback tunnel."""
+    authenticate: bool = False
+    """Whether only those in clients, or in clients_file, are served."""
+    tls: ListenerTlsSettings = ListenerTlsSettings()
     insecure: bool = False
     """Whether other machines may connect: they could use the static key without being asked."""
 
     @classmethod
     def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
-        if good.get("insecure") is False and "bind" in good and not good["bind"].is_loopback:
+        is_open = good.get("insecure") is False and good.get("authenticate") is False
+        if is_open and "bind" in good and not good["bind"].is_loopback:
             yield Finding(
                 ("bind",),
                 "other machines could spend your tokens, because clients are not authenticated; "
-                "bind 127.0.0.1, [::1] or unix:/path, "
-                "or set insecure: true beside it if you mean it",
+                "set authenticate: true beside it, bind 127.0.0.1, [::1] or unix:/path, "
+                "or set insecure: true if you mean it",
             )
+        if good.get("tls", _NO_TLS) != _NO_TLS and good.get("mode", "reverse") != "reverse":
+            yield Finding(("tls",), "is for listeners of mode reverse only")
         for name in ("other_hosts", "private_hosts"):
             if good.get(name) and good.get("mode", "forward") != "forward":
                 yield Finding((name,), "is for listeners of mode forward only")
@@ -328,6 +364,10 @@ class Settings(Section, frozen=True, kw_only=True):
     the default one, and mints."""
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(bind=Address("127.0.0.1", 8080)),)
     """Where apps send their requests; a list from a later source replaces the whole list."""
+    clients: Clients = field(default_factory=dict)
+    """Who may use listeners that authenticate, by name."""
+    clients_file: Text | None = None
+    """YAML file with more clients, by name, which is read again when it changes."""
     admin: AdminSettings = AdminSettings()
     store: StoreSettings = StoreSettings()
     ca: CaSettings = CaSettings()
@@ -363,6 +403,7 @@ class Settings(Section, frozen=True, kw_only=True):
         if "admin" in good:
             binds.append((("admin", "bind"), good["admin"].bind))
         yield from _shared(binds)
+        yield from _unequal(good)
         if good.get("nameservers") and good.get("resolver") == "system":
             yield Finding(("nameservers",), "are asked only with resolver: dns; set that beside it")
         for name, each in good.get("upstreams", {}).items():
@@ -386,6 +427,21 @@ def _lonely(role: str, url: StoreUrl) -> Iterator[Finding]:
             f"{lacks[role]}, because other processes cannot reach memory://; set store.url, "
             "e.g. to redis://host:6379/0",
         )
+
+
+def _unequal(good: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find clients that nobody asks for, and listeners that ask for clients where there are none."""
+    if not good.keys() >= {"listeners", "clients", "clients_file", "role"}:
+        return
+    yield from ambiguous(good["clients"])
+    asking = [index for index, each in enumerate(good["listeners"]) if each.authenticate]
+    if asking and not (good["clients"] or good["clients_file"]):
+        text = "would let nobody in; name them in clients or clients_file"
+        yield Finding(("listeners", asking[0], "authenticate"), text)
+    for name in ("clients", "clients_file"):
+        if good[name] and not asking and good["role"] != "minter":
+            text = "are asked for by no listener; set authenticate: true on one, or leave them out"
+            yield Finding((name,), text)
 
 
 def _shared(binds: Sequence[tuple[SettingPath, Address]]) -> Iterator[Finding]:

@@ -63,6 +63,11 @@ class AuthPathDenied(Refusal):
     status, code, title = 403, "auth_path_denied", "Tokens are managed by the proxy"
 
 
+class ClientDenied(Refusal):
+    status, code, title = 403, "client_denied", "Client may not do that"
+    close_code = 1008
+
+
 class HostDenied(Refusal):
     status, code, title = 403, "host_denied", "Host not allowed"
     keeps_connection = False
@@ -112,6 +117,16 @@ class WebSocketVersion(Refusal):
     fields = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
 
+class ClientRateLimited(Refusal):
+    status, code, title = 429, "client_rate_limited", "Client sends too many requests a second"
+    close_code = 1013
+
+
+class ClientQuotaUsedUp(Refusal):
+    status, code, title = 429, "client_quota_used_up", "Client has sent its requests of the day"
+    close_code = 1013
+
+
 class HeadersTooLarge(Refusal):
     status, code, title = 431, "headers_too_large", "Request header fields too large"
     keeps_connection = False
@@ -143,6 +158,10 @@ class UpstreamClosed(Refusal):
 
 class UpstreamInvalid(Refusal):
     status, code, title = 502, "upstream_invalid", "Upstream answer is not valid HTTP"
+
+
+class ClientReviewUnavailable(Refusal):
+    status, code, title = 503, "client_review_unavailable", "Client credential cannot be checked"
 
 
 class TokenUnavailable(Refusal):
@@ -189,6 +208,10 @@ class AuthorityNotTrusted(Refusal):
 
 class ServerNameUnknown(Refusal):
     code, title = "server_name_unknown", "TLS for a name that is no upstream's"
+
+
+class ClientCertificateRefused(Refusal):
+    code, title = "client_certificate_refused", "The client's certificate is not a good one"
 
 
 class HandshakeFailed(Refusal):

@@ -112,8 +112,16 @@ def check_store(settings: Settings) -> None:
 
 
 def check_authorities(settings: Settings) -> None:
+    _check(app.check_authorities, settings)
+
+
+def check_files(settings: Settings) -> None:
+    _check(app.check_files, settings)
+
+
+def _check(check: Callable[[Settings], None], settings: Settings) -> None:
     try:
-        app.check_authorities(settings)
+        check(settings)
     except ValueError as error:
         run.fail(str(error), run.EXIT_USAGE)
 

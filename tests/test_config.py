@@ -193,7 +193,10 @@ def test_a_flag_with_a_mapping_sets_a_whole_upstream(loading: Loader) -> None:
         ),
         (
             f"log:\n  level: a: {SECRET}",
-            "is not valid YAML at line 2, column 11: mapping values are not allowed in this context",
+            (
+                "is not valid YAML at line 2, column 11: "
+                "mapping values are not allowed in this context"
+            ),
         ),
         (
             "a: &x 1\nb: *x",

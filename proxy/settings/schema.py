@@ -51,6 +51,8 @@ def _docstrings(kind: type[Section]) -> dict[str, str]:
 
 def _field(field: FieldInfo, text: str | None, definitions: dict[str, Any]) -> dict[str, Any]:
     schema = _any(field.type, definitions)
+    if default_of(field) == {}:
+        del schema["minProperties"]
     if text is None:  # a section describes itself, and its fields have their own defaults
         return schema
     described = {"description": text, **schema}

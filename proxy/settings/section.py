@@ -130,6 +130,8 @@ class _Reading:
     def _field(self, field: FieldInfo, values: Mapping[str, object], path: SettingPath) -> Any:
         """Return the field's value, its default, or NODEFAULT when there is none that is right."""
         if field.name in values:
+            if values[field.name] == default_of(field) == {}:  # by default it is empty
+                return {}
             before = len(self.findings)
             value = self._any(field.type, values[field.name], path)
             return value if len(self.findings) == before else NODEFAULT

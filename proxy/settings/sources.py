@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from msgspec import Struct, field
@@ -124,19 +124,29 @@ class _Document(Struct):
 # --- The file ------------------------------------------------------------------------------------
 
 
-def _read_file(file: Path) -> _Entry | Problem:
+def read_part(file: Path, path: SettingPath) -> Tree:
+    """Return the tree of a file that holds what stands at `path`; raise SettingsError."""
+    tree, entry = Tree(), _read_file(file, path)
+    problems = [entry] if isinstance(entry, Problem) else entry.problems
+    if isinstance(entry, Problem) or problems:
+        raise SettingsError(problems)
+    tree.overlay(entry.path, entry.value, entry.origins)
+    return tree
+
+
+def _read_file(file: Path, path: SettingPath = ()) -> _Entry | Problem:
     try:
-        document = _parse(_text(file), ())
+        document = _parse(_text(file), path)
         if not isinstance(document.value, dict | None):
             raise Wrong("must be a mapping of settings")
     except Wrong as wrong:
         return Problem(str(file), str(wrong))
-    origins = {path: f"{file}, line {line}" for path, line in document.lines.items()}
+    origins = {place: f"{file}, line {line}" for place, line in document.lines.items()}
     problems = [
-        Problem(full_name(path) or "settings", text, None, f"{file}, line {line}")
-        for path, text, line in document.misfits
+        Problem(full_name(place) or "settings", text, None, f"{file}, line {line}")
+        for place, text, line in document.misfits
     ]
-    return _Entry((), document.value or {}, origins, problems)
+    return _Entry(path, document.value or {}, origins, problems)
 
 
 def _text(file: Path) -> str:
@@ -232,7 +242,8 @@ def _refuse_mazes(text: str) -> None:
         elif getattr(event, "anchor", None) is not None:
             problem = "anchors and aliases (& and *) are not supported; write the value out"
         if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            mark = cast("Any", event.start_mark)  # libyaml's, which is as good
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def _parse(text: str, path: SettingPath) -> _Document:

@@ -1,7 +1,8 @@
 """One sending of a request: its connection, its lease, its upload, and the head of the answer."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from proxy.errors import Refusal, UpstreamClosed
 from proxy.tokens.model import Lease
@@ -10,6 +11,7 @@ from proxy.traffic.connection import Connection
 from proxy.traffic.handshake import Handshake
 from proxy.traffic.headers import authorization
 from proxy.traffic.message import ResponseHead
+from proxy.traffic.target import KeyFinder
 from proxy.traffic.upstream import Upstream
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -28,6 +30,10 @@ class Outgoing:
     """That of a WebSocket, if it asks for one; its connection then serves nothing else."""
     is_foreign: bool = False
     """Whether it is for a host that is no upstream, which gets no token."""
+    keys: KeyFinder = field(init=False)
+    """Finds what must go no further, in the messages of a WebSocket too."""
+    charge: Callable[[], None] = field(init=False)
+    """Counts one such message more. Raises what its client is refused with."""
 
     def may_resend(self, status: int | None = None) -> bool:
         """Tell whether it may go again, after an answer of `status` or after none at all.

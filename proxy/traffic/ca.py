@@ -32,15 +32,15 @@ from proxy.traffic.bundle import (
 )
 from proxy.traffic.ca_file import CaError, Change, foreseen, take_up, together
 from proxy.traffic.certificates import EARLY_SECONDS, LEAF_SECONDS, Authority, Leaf
+from proxy.traffic.tls import bare_context
 
-__all__ = ["CaError", "CaUnsetError", "Change", "LocalCA", "bare_context", "foresee", "open_ca"]
+__all__ = ["CaError", "CaUnsetError", "Change", "LocalCA", "foresee", "open_ca"]
 
 KEY_FILE = "ca-key.pem"
 LOCK_SECONDS = 10.0
 """How long another process may take to make or publish the CA."""
 LEAF_RENEWAL_SECONDS = LEAF_SECONDS / 2
 """How long a leaf is shown: what remains of it is for clients whose clock is ahead."""
-ALPN = ("http/1.1",)
 
 
 class CaUnsetError(CaError):
@@ -191,21 +191,6 @@ def _folder_of(settings: CaSettings) -> Path:
             "(the environment has neither HOME nor XDG_STATE_HOME)"
         )
     return Path(settings.dir)
-
-
-def bare_context() -> ssl.SSLContext:
-    """Return a context without a certificate: to give one to, or to read with for whom it is (SNI).
-
-    OpenSSL gives sessions to the context that a handshake began with, and would take up one of one
-    host for another, without showing a certificate. So each host has a context of its own, and TLS
-    1.3 has no sessions. TLS 1.2 always has: without tickets OpenSSL would keep them in memory.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(ALPN)
-    return context
 
 
 def _load(context: ssl.SSLContext, leaf: Leaf, folder: Path) -> None:

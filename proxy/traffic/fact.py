@@ -12,7 +12,8 @@ class Fact:
     """What became of one request; times in seconds, `path` without query and without keys.
 
     `status` is 0 if the client left before an answer. `code` is our own error's, else empty.
-    `complete` is False if the answer broke off after its head.
+    `complete` is False if the answer broke off after its head. `client` is the name of who was
+    recognised, empty where nobody asks.
     """
 
     upstream: str
@@ -23,7 +24,16 @@ class Fact:
     attempts: int = 0
     seconds: float = 0.0
     complete: bool = True
+    client: str = ""
     stripped: list[str] = field(default_factory=list)
 
 
 Observer = Callable[[Fact], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """A file has changed, and was read again; `problem` says why what it said before stays."""
+
+    file: str
+    problem: str = ""

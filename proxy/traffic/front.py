@@ -25,6 +25,7 @@ from proxy.errors import (
     TooManyConnections,
     VersionUnsupported,
 )
+from proxy.traffic.auth import NO_EVIDENCE, Auth, Evidence, evidence_of
 from proxy.traffic.connection import BODY_BUFFER
 from proxy.traffic.fact import Fact, Observer
 from proxy.traffic.handler import SENT_CLOSE, Handler
@@ -70,7 +71,9 @@ class FrontConnection(web.RequestHandler):
         "_offers",
         "_refuse",
         "_watch",
+        "auth",
         "entrance",
+        "evidence",
     )
 
     def __init__(
@@ -78,6 +81,8 @@ class FrontConnection(web.RequestHandler):
         server: "FrontServer",
         *,
         entrance: Entrance,
+        evidence: Evidence,
+        auth: Auth | None,
         occupancy: Occupancy,
         refuse: Callable[[Refusal, Entrance], None],
         header_timeout: float,
@@ -85,6 +90,8 @@ class FrontConnection(web.RequestHandler):
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self.entrance = entrance
+        self.evidence = evidence
+        self.auth = auth
         self._occupancy = occupancy
         self._refuse = refuse
         self._header_timeout = header_timeout
@@ -110,6 +117,8 @@ class FrontConnection(web.RequestHandler):
         """
         super().connection_made(transport)
         cast("asyncio.Transport", transport).set_write_buffer_limits(high=BODY_BUFFER)
+        if self.auth is not None:
+            self.evidence = evidence_of(transport, self.evidence)
         self._occupancy.connections += 1
         if self._occupancy.too_many_connections:
             self.turn_away(
@@ -355,6 +364,7 @@ class FrontServer(web.Server):
         limits: LimitSettings,
         occupancy: Occupancy,
         observe: Observer,
+        auth: Auth | None,
     ) -> None:
         request = partial(FrontRequest, loop=asyncio.get_running_loop())
         super().__init__(
@@ -369,6 +379,7 @@ class FrontServer(web.Server):
             field_bytes += 1
         self._settings: dict[str, Any] = {
             "access_log": None,
+            "auth": auth,
             "auto_decompress": False,
             "header_timeout": limits.header_timeout,
             "keepalive_timeout": limits.client_idle_timeout,
@@ -383,9 +394,9 @@ class FrontServer(web.Server):
     def __call__(self) -> FrontConnection:
         return self.enter(self._entrance)
 
-    def enter(self, entrance: Entrance) -> FrontConnection:
+    def enter(self, entrance: Entrance, evidence: Evidence = NO_EVIDENCE) -> FrontConnection:
         """Return the protocol of a connection of which more is known than of all others."""
-        return FrontConnection(self, entrance=entrance, **self._settings)
+        return FrontConnection(self, entrance=entrance, evidence=evidence, **self._settings)
 
     def _refused(self, refusal: Refusal, entrance: Entrance) -> None:
         self._observe(Fact(entrance.upstream, status=refusal.status, code=refusal.code))

@@ -5,42 +5,28 @@ token is sent late. It is settled when the answer's head is there.
 """
 
 import asyncio
-import os
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from aiohttp import hdrs, web
 
 from proxy.config import LimitSettings
-from proxy.errors import (
-    AuthPathDenied,
-    ClientUnknown,
-    ProxyClientUnknown,
-    Refusal,
-    TooManyRequests,
-    TotalTimeout,
-    UpgradeUnsupported,
-    UpstreamClosed,
-)
-from proxy.network.guard import Guard
+from proxy.errors import Refusal, TotalTimeout, UpstreamClosed
 from proxy.tokens.keeper import Keeper
 from proxy.tokens.model import Lease, Outcome, Standing, Token
 from proxy.traffic import headers as fields
+from proxy.traffic.admission import Admission
 from proxy.traffic.answer import SWITCHING
 from proxy.traffic.attempt import Attempt, Outgoing
-from proxy.traffic.body import RequestBody
 from proxy.traffic.client import Client
 from proxy.traffic.connection import Connection
-from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
-from proxy.traffic.handshake import Handshake, pass_on, switch_head
+from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.handshake import Handshake, switch_head
 from proxy.traffic.message import Framing
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.placeholder import Placeholder
 from proxy.traffic.request import FrontRequest
-from proxy.traffic.target import Names, Place, Route, manages_tokens, select, without_keys
 from proxy.traffic.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -75,30 +61,21 @@ SENT_KEEP, SENT_CLOSE = Sent(keep=True), Sent(keep=False)
 
 
 class Handler:
-    """Serves the requests of all listeners; see `target.select` for where they go."""
+    """Serves the requests of all listeners."""
 
     def __init__(
         self,
         *,
-        upstreams: Mapping[str, Upstream],
-        foreign: Callable[[Place, Guard], Upstream],
+        admission: Admission,
         keeper: Keeper,
         limits: LimitSettings,
         occupancy: Occupancy,
         token_wait: float,
         observe: Observer,
-        placeholder: Placeholder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`foreign` makes what a request to another host goes through, once.
-
-        With a `placeholder`, only clients that show it get to an upstream.
-        """
-        self.names = Names(upstreams)
         self.draining = False
-        self._upstreams = upstreams
-        self._foreign = foreign
-        self._placeholder = placeholder
+        self._admission = admission
         self._keeper = keeper
         self._limits = limits
         self._occupancy = occupancy
@@ -108,7 +85,7 @@ class Handler:
         self._websockets: WeakSet[Relay] = WeakSet()
 
     def __repr__(self) -> str:
-        return f"<Handler to {', '.join(self._upstreams)}>"
+        return f"<Handler {self._admission!r}>"
 
     def drain(self) -> None:
         """Let each request be its connection's last, and end what never ends by itself."""
@@ -151,110 +128,17 @@ class Handler:
     async def _serve(
         self, request: FrontRequest, fact: Fact, total: asyncio.Timeout | None
     ) -> web.StreamResponse:
-        out = self._admit(request, fact)
+        out = await self._admission.admit(request, fact)
         try:
             if out.body is not None:
                 await out.body.prefetch()
             attempt = await self._answered(out, fact)
             if total is not None and attempt.head.status == SWITCHING:
                 total.reschedule(None)  # a WebSocket has limits of its own
-            return await self._answer(request, attempt, fact, out.handshake)
+            return await self._answer(request, attempt, fact, out)
         finally:
             if out.is_foreign:
                 await out.upstream.close()
-
-    # Admit
-
-    def _admit(self, request: FrontRequest, fact: Fact) -> Outgoing:
-        """Check a request and turn it into what goes upstream. Raises refusals."""
-        if self._occupancy.too_many_requests:
-            raise TooManyRequests(
-                "As many requests as are allowed are being served already.", retry_after=1
-            )
-        keys = self._keeper.known_keys
-        route = self._route(request)
-        fact.upstream = route.upstream or OTHER_HOSTS
-        target, places = without_keys(route.target, keys, by_name=route.other is None)
-        fact.path = target.partition(b"?")[0].decode("latin-1")
-        found = fields.read_request(
-            request.raw_headers,
-            request.version,
-            keys,
-            self._limits.header_bytes,
-            is_foreign=route.other is not None,
-        )
-        fact.stripped = found.stripped + places
-        placeholder = self._placeholder
-        if placeholder is not None and (route.other is None or placeholder.guards_others):
-            self._check_client(placeholder, request, route.target)
-        if route.other is not None:
-            return self._admit_foreign(request, self._foreign(*route.other), target, found)
-        return self._admit_own(request, self._upstreams[route.upstream], target, found)
-
-    def _route(self, request: FrontRequest) -> Route:
-        host = request.headers.get(hdrs.HOST)
-        return select(
-            self.names,
-            request.entrance,
-            request.method,
-            request.raw_path.encode("utf-8", "surrogateescape"),
-            None if host is None else host.encode("utf-8", "surrogateescape"),
-        )
-
-    def _check_client(self, placeholder: Placeholder, request: FrontRequest, target: bytes) -> None:
-        """Raise the refusal that fits unless the client may use the upstreams."""
-        entrance = request.entrance
-        if entrance.known or placeholder.is_shown(request.raw_headers, target):
-            return
-        asks_a_proxy = entrance.forwards and not request.raw_path.startswith("/")
-        refusal = ProxyClientUnknown if asks_a_proxy else ClientUnknown
-        raise refusal(
-            "This proxy serves one command, which shows the MOBULA_API_KEY that it was given."
-        )
-
-    def _admit_own(
-        self,
-        request: FrontRequest,
-        upstream: Upstream,
-        target: bytes,
-        found: fields.RequestHeaders,
-    ) -> Outgoing:
-        handshake = None
-        if found.upgrade:
-            own_key = b64encode(os.urandom(16))
-            handshake = pass_on(request.method, request.version, found, own_key)
-        prefix = b"" if target == b"*" else upstream.prefix
-        if manages_tokens(target) or (prefix and manages_tokens(prefix + target)):
-            raise AuthPathDenied(
-                "The proxy mints and revokes tokens itself; /api/2/auth is not for its clients."
-            )
-        body = self._body_of(request, found)
-        head = fields.request_head(request.method, prefix + target, upstream.authority, found)
-        return Outgoing(upstream, request.method, head, body, found.chunked, handshake)
-
-    def _admit_foreign(
-        self,
-        request: FrontRequest,
-        upstream: Upstream,
-        target: bytes,
-        found: fields.RequestHeaders,
-    ) -> Outgoing:
-        if found.upgrade:
-            raise UpgradeUnsupported("Upgrades of other hosts' connections need a CONNECT.")
-        body = self._body_of(request, found)
-        head = fields.request_head(request.method, target, upstream.authority, found)
-        return Outgoing(upstream, request.method, head, body, found.chunked, is_foreign=True)
-
-    def _body_of(self, request: FrontRequest, found: fields.RequestHeaders) -> RequestBody | None:
-        if not found.chunked and found.length in (None, b"0"):
-            return None
-        return RequestBody(
-            request,
-            limits=self._limits,
-            length=None if found.length is None else int(found.length),
-            expected=found.expects_continue,
-            clock=self._clock,
-        )
 
     # Send and settle
 
@@ -354,7 +238,7 @@ class Handler:
         request: web.BaseRequest,
         attempt: Attempt,
         fact: Fact,
-        handshake: Handshake | None,
+        out: Outgoing,
     ) -> web.StreamResponse:
         """Bring the answer to the client; the upstream is let go as soon as it has given all."""
         transport = request.transport
@@ -364,11 +248,11 @@ class Handler:
         client = Client(request, transport, self._limits, self._clock)
         try:
             try:
-                if handshake is None or attempt.head.status != SWITCHING:
-                    may_keep = handshake is None and self._keeps(request)
+                if out.handshake is None or attempt.head.status != SWITCHING:
+                    may_keep = out.handshake is None and self._keeps(request)
                     keep = await self._relay(request, attempt, client, fact, may_keep)
                 else:
-                    await self._switch(client, attempt, fact, handshake)
+                    await self._switch(client, attempt, fact, out, out.handshake)
                     keep = False
             finally:
                 await attempt.discard()
@@ -400,7 +284,7 @@ class Handler:
         return keep
 
     async def _switch(
-        self, client: Client, attempt: Attempt, fact: Fact, handshake: Handshake
+        self, client: Client, attempt: Attempt, fact: Fact, out: Outgoing, handshake: Handshake
     ) -> None:
         """Relay a WebSocket until it ends. Raises UpstreamInvalid for a 101 that is not right."""
         from proxy.traffic.websocket import between  # noqa: PLC0415 - only WebSockets pay for it
@@ -412,6 +296,8 @@ class Handler:
             client,
             attempt.connection,
             keeper=self._keeper,
+            keys=out.keys,
+            charge=out.charge,
             token_wait=self._token_wait,
             limits=self._limits,
             fact=fact,

@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable
 
 from proxy.config import LimitSettings, ListenerSettings
 from proxy.network.guard import Guard
+from proxy.traffic.auth import Auth
 from proxy.traffic.binding import Binding, listen
 from proxy.traffic.fact import Observer
 from proxy.traffic.front import FrontConnection, FrontServer
 from proxy.traffic.handler import Handler
 from proxy.traffic.occupancy import Occupancy
 from proxy.traffic.opening import Gate, Opening
-from proxy.traffic.placeholder import Placeholder
-from proxy.traffic.target import Entrance, Place
+from proxy.traffic.target import Entrance, Names, Place
 from proxy.traffic.tls import Terminator
 
 CLOSE_SECONDS = 0.01
@@ -27,33 +27,34 @@ class Listener:
         self,
         settings: ListenerSettings,
         handler: Handler,
+        names: Names,
         limits: LimitSettings,
         occupancy: Occupancy,
         observe: Observer,
         *,
         terminator: Terminator | None = None,
         dial: Callable[[Place, Guard], Awaitable[socket.socket]],
-        placeholder: Placeholder | None = None,
+        auth: Auth | None = None,
     ) -> None:
-        """A listener that is not a reverse proxy needs a `terminator`."""
+        """A listener whose clients speak TLS, to it or to upstreams, needs a `terminator`."""
         self.mode = settings.mode
         self.address = settings.bind
         self.upstream = settings.upstream
         entrance = _entrance(settings)
-        self._front = FrontServer(handler, entrance, limits, occupancy, observe)
+        self._front = FrontServer(handler, entrance, limits, occupancy, observe, auth)
         self._gate: Gate | None = None
         if terminator is not None:
             self._gate = Gate(
                 front=self._front,
                 entrance=entrance,
-                names=handler.names,
+                names=names,
                 terminator=terminator,
                 dial=dial,
                 limits=limits,
                 occupancy=occupancy,
                 observe=observe,
-                placeholder=placeholder,
-                opens_with_tls=settings.mode == "tls",
+                auth=auth,
+                opens_with_tls=settings.mode != "forward",
             )
         self._openings: set[Opening] = set()
         self._binding: Binding | None = None
@@ -103,9 +104,4 @@ def _entrance(settings: ListenerSettings) -> Entrance:
     others = None
     if settings.mode == "forward" and settings.other_hosts == "tunnel":
         others = Guard(private=settings.private_hosts == "tunnel")
-    return Entrance(
-        settings.upstream,
-        forwards=settings.mode == "forward",
-        others=others,
-        known=bool(settings.bind.path),
-    )
+    return Entrance(settings.upstream, forwards=settings.mode == "forward", others=others)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -12,7 +12,6 @@ from proxy.config import LimitSettings
 from proxy.errors import (
     HandshakeFailed,
     HeadersTooLarge,
-    ProxyClientUnknown,
     Refusal,
     RequestTimeout,
     ServerNameUnknown,
@@ -20,11 +19,12 @@ from proxy.errors import (
     TooManyConnections,
 )
 from proxy.network.guard import Guard
+from proxy.traffic.auth import NO_EVIDENCE, Auth, Guest, Visit, evidence_of
 from proxy.traffic.connect import Connect, read_connect
 from proxy.traffic.fact import OTHER_HOSTS, Fact, Observer
 from proxy.traffic.front import FAREWELLS, HEAD_END, FrontServer
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.placeholder import Placeholder
+from proxy.traffic.shown import TO_AN_API, shown_in
 from proxy.traffic.target import Entrance, Names, Place, guard_of
 from proxy.traffic.tls import HANDSHAKE, Hello, Terminator, shake_hands, why_it_failed
 from proxy.traffic.tunnel import Tunnel
@@ -50,7 +50,8 @@ class Gate:
     limits: LimitSettings
     occupancy: Occupancy
     observe: Observer
-    placeholder: Placeholder | None
+    auth: Auth | None
+    """Asks for whose a connection is; None where nobody does."""
     opens_with_tls: bool
     """Whether clients speak TLS from the first byte on; else it is HTTP, as to a proxy."""
 
@@ -71,6 +72,7 @@ class Opening(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._entrance = gate.entrance
+        self._evidence = NO_EVIDENCE
         self._held = b""
         """What came and is not judged yet."""
         self._judge: Callable[[], None]
@@ -81,6 +83,8 @@ class Opening(asyncio.Protocol):
         """The client's first message in TLS, while it comes."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[Guest] | None = None
+        """Asks whose it is."""
         self._tunnel: Tunnel | None = None
 
     def __repr__(self) -> str:
@@ -106,6 +110,8 @@ class Opening(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's hook
         if self._hello is not None:
             self._report(HandshakeFailed("The client broke off within its hello."))
+        if self._asking is not None:
+            self._asking.cancel()
         self._let_go()
 
     # What the listener calls
@@ -114,16 +120,16 @@ class Opening(asyncio.Protocol):
         """Close what has asked for nothing yet, and tunnels that nothing passes."""
         if self._tunnel is not None:
             self._tunnel.leave()
-        elif not self._held and self._task is None and self._transport is not None:
+        elif not (self._held or self._task or self._asking) and self._transport is not None:
             self._transport.close()
 
     async def close(self) -> None:
         """End it now."""
         if self._transport is not None:
             self._transport.abort()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in filter(None, (self._task, self._asking)):
+            task.cancel()
+            await asyncio.wait({task})
 
     # What comes
 
@@ -141,34 +147,63 @@ class Opening(asyncio.Protocol):
             self._begin(head + end)
 
     def _begin(self, head: bytes) -> None:
+        """Let a CONNECT in, if need be once it is known whose it is."""
         try:
             asked = read_connect(head, self._gate.limits.header_count)
             name = self._gate.names.find(str(asked.place).encode())
-            known = self._entrance.known or self._shows_placeholder(asked)
-            if name is not None:
-                self._intercept(asked.place.host, name, known=known)
+            visit = self._visit(asked)
+            auth = self._gate.auth
+            if auth is None or not (auth.guards_others if name is None else auth.guards_connects):
+                self._proceed(asked, name, None)
+            elif (guest := auth.recognise(visit)) is not None:
+                self._proceed(asked, name, guest)
             else:
-                self._check_client(known=known)
-                self._tunnel_to(asked.place, guard_of(asked.place, self._entrance))
+                self._ask(auth.ask(visit), partial(self._proceed, asked, name))
         except Refusal as refusal:
             self._refuse(refusal)
 
-    def _shows_placeholder(self, asked: Connect) -> bool:
-        placeholder = self._gate.placeholder
-        return placeholder is not None and placeholder.is_shown(asked.headers)
+    def _visit(self, asked: Connect) -> Visit:
+        """Return what a CONNECT shows of whose it is, and keep it for the requests behind it."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        shown = tuple(shown_in(asked.headers, TO_AN_API)) if self._gate.auth is not None else ()
+        self._evidence = replace(evidence_of(self._transport, NO_EVIDENCE), shown=shown)
+        return Visit(self._evidence, (), asks_a_proxy=True)
 
-    def _check_client(self, *, known: bool) -> None:
-        """Raise ProxyClientUnknown unless the client may have a tunnel; some cannot log in."""
-        placeholder = self._gate.placeholder
-        if placeholder is not None and placeholder.guards_others and not known:
-            raise ProxyClientUnknown("The way out of this network is for one command only.")
+    def _proceed(self, asked: Connect, name: str | None, guest: Guest | None) -> None:
+        if name is not None:
+            self._intercept(asked.place.host, name)
+            return
+        guard = guard_of(asked.place, self._entrance)
+        if guest is not None and self._gate.auth is not None:
+            self._gate.auth.admit(guest, "CONNECT", b"")
+        self._tunnel_to(asked.place, guard, guest.client.name if guest is not None else "")
 
-    def _intercept(self, host: str, name: str, *, known: bool) -> None:
+    def _ask(self, asking: Coroutine[None, None, Guest], proceed: Callable[[Guest], None]) -> None:
+        """Go on once it is known whose the connection is; nothing is read meanwhile."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        self._transport.pause_reading()
+        self._judge = lambda: None
+        self._asking = self._loop.create_task(asking)
+        self._asking.add_done_callback(partial(self._learn, proceed))
+
+    def _learn(self, proceed: Callable[[Guest], None], asking: asyncio.Task[Guest]) -> None:
+        self._asking = None
+        if self._transport is None or asking.cancelled():
+            return
+        try:
+            guest = asking.result()
+            self._transport.resume_reading()
+            proceed(guest)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            LOG.exception("It could not be learned whose a connection is")
+            self._transport.abort()
+
+    def _intercept(self, host: str, name: str) -> None:
         """Answer a CONNECT to an upstream as if it had been made."""
         self._host = host
-        self._entrance = replace(
-            self._entrance, upstream=name, pinned=frozenset({name}), known=known
-        )
+        self._entrance = replace(self._entrance, upstream=name, pinned=frozenset({name}))
         self._judge = self._await_tls
         self._give(HANDSHAKE_SECONDS)
         assert self._transport is not None  # noqa: S101 - for the type checker
@@ -195,7 +230,8 @@ class Opening(asyncio.Protocol):
             if not hello.read(self._held):
                 return
             host = self._host or hello.name or self._gate.names.host_of(self._entrance.upstream)
-            self._entrance = self._agreed(hello.name, host)
+            if self._gate.terminator.pins:
+                self._entrance = self._agreed(hello.name, host)
             self._start(partial(self._end_tls, host))
         except Refusal as refusal:
             self._report(refusal)
@@ -216,12 +252,13 @@ class Opening(asyncio.Protocol):
             self._entrance, upstream=first if first in pinned else min(pinned), pinned=pinned
         )
 
-    def _tunnel_to(self, place: Place, guard: Guard) -> None:
+    def _tunnel_to(self, place: Place, guard: Guard, client: str) -> None:
         self._entrance = replace(self._entrance, upstream=OTHER_HOSTS)
         if self._gate.occupancy.too_many_connections:
             raise TooManyConnections("As many clients as are allowed are connected.", retry_after=1)
         self._tunnel = Tunnel(self._gate.limits.tunnel_timeout)
-        self._start(partial(self._run_tunnel, self._tunnel, place, guard))
+        fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), attempts=1, client=client)
+        self._start(partial(self._run_tunnel, self._tunnel, place, guard, fact))
 
     def _give(self, seconds: float) -> None:
         """Give the client so long for what is to come next."""
@@ -253,7 +290,7 @@ class Opening(asyncio.Protocol):
     def _hand_over(self, transport: asyncio.Transport, refusal: Refusal | None = None) -> None:
         held, self._held = self._held, b""
         self._let_go()
-        connection = self._gate.front.enter(self._entrance)
+        connection = self._gate.front.enter(self._entrance, self._evidence)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         if refusal is not None:
@@ -294,7 +331,7 @@ class Opening(asyncio.Protocol):
     # TLS
 
     async def _end_tls(self, host: str, transport: asyncio.Transport) -> None:
-        context = self._gate.terminator.leaf_context(host)
+        context = self._gate.terminator.context(host)
         held, self._held = self._held, b""
         try:
             tls = await shake_hands(transport, self, context, came=held, seconds=HANDSHAKE_SECONDS)
@@ -312,10 +349,9 @@ class Opening(asyncio.Protocol):
     # Tunnels
 
     async def _run_tunnel(
-        self, tunnel: Tunnel, place: Place, guard: Guard, transport: asyncio.Transport
+        self, tunnel: Tunnel, place: Place, guard: Guard, fact: Fact, transport: asyncio.Transport
     ) -> None:
         occupancy, started = self._gate.occupancy, self._loop.time()
-        fact = Fact(OTHER_HOSTS, method="CONNECT", path=str(place), attempts=1)
         occupancy.tunnels += 1
         try:
             far = await self._gate.dial(place, guard)

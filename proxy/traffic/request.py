@@ -4,11 +4,14 @@ from typing import Protocol, cast
 
 from aiohttp import web
 
+from proxy.traffic.auth import Auth, Evidence
 from proxy.traffic.target import Entrance
 
 
 class _Carrier(Protocol):
     entrance: Entrance
+    auth: Auth | None
+    evidence: Evidence
     takes_more: bool
 
 
@@ -23,3 +26,13 @@ class FrontRequest(web.BaseRequest):
     def entrance(self) -> Entrance:
         """What its connection says of it."""
         return cast("_Carrier", self.protocol).entrance
+
+    @property
+    def auth(self) -> Auth | None:
+        """What asks for whose it is, None where nobody asks."""
+        return cast("_Carrier", self.protocol).auth
+
+    @property
+    def evidence(self) -> Evidence:
+        """What its connection tells of whose it is."""
+        return cast("_Carrier", self.protocol).evidence

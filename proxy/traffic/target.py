@@ -113,8 +113,6 @@ class Entrance:
     """Whether absolute targets say where to go, as they do to a forward proxy."""
     others: Guard | None = None
     """Which addresses of other hosts may be reached."""
-    known: bool = False
-    """Whether the client has shown a credential of its own, or needs none."""
 
 
 @dataclass(slots=True)
@@ -216,6 +214,20 @@ def manages_tokens(target: bytes) -> bool:
     if plain:
         return tuple(islice(names, 3)) == _TOKEN_ENDPOINTS
     return all(each in names for each in _TOKEN_ENDPOINTS)
+
+
+def is_below(target: bytes, prefixes: Iterable[bytes]) -> bool:
+    """Tell whether a target's path is one of these, which end without a slash, or below it.
+
+    It must be so however a server reads it: a path that may lead up again is not.
+    """
+    path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    if not any(path[: len(each) + 1] in (each, each + b"/") for each in prefixes):
+        return False
+    for _ in range(3 if b"%" in path else 0):
+        path = unquote_to_bytes(path)
+    *names, last = re.split(rb"[/\\]", path)[1:]
+    return all(map(_bare, names)) and (not last or _bare(last) != b"")
 
 
 def _bare(segment: bytes) -> bytes:

@@ -7,20 +7,45 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal
+from proxy.errors import (
+    AuthorityNotTrusted,
+    ClientCertificateRefused,
+    HandshakeFailed,
+    Refusal,
+)
 
 HANDSHAKE = 0x16
 """The first byte that a client sends which speaks TLS (RFC 8446, section 5.1)."""
+_ALPN = ("http/1.1",)
 _DISTRUST = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE")
+
+
+def bare_context() -> ssl.SSLContext:
+    """Return a context without a certificate: to give one to, or to read with for whom it is (SNI).
+
+    OpenSSL gives sessions to the context that a handshake began with, and would take up one of one
+    host for another, without showing a certificate. So each host has a context of its own, and TLS
+    1.3 has no sessions. TLS 1.2 always has: without tickets OpenSSL would keep them in memory.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(_ALPN)
+    return context
 
 
 class Terminator:
     """What the TLS of a listener's clients ends with."""
 
-    def __init__(self, leaf_context: Callable[[str], ssl.SSLContext], bare: ssl.SSLContext) -> None:
-        """`leaf_context` returns the context of a host; `bare` is one without a certificate."""
-        self.leaf_context = leaf_context
-        self._bare = bare
+    def __init__(self, context: Callable[[str], ssl.SSLContext], *, pins: bool = True) -> None:
+        """`context` returns what is shown to who asks for a host.
+
+        A terminator that `pins` poses as upstreams: a connection is for the host that it asks for.
+        """
+        self.context = context
+        self.pins = pins
+        self._bare = bare_context()
         self._bare.sslobject_class = _Asking
         self._bare.sni_callback = cast("Any", _Asking.ask)
 
@@ -130,6 +155,8 @@ def _feed(transport: asyncio.Transport, came: bytes) -> None:
 def why_it_failed(error: Exception) -> Refusal:
     """Return what a failed handshake says of the client."""
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    if reason == "CERTIFICATE_VERIFY_FAILED":
+        return ClientCertificateRefused("The client's certificate is not a good one.")
     if any(reason.endswith(each) for each in _DISTRUST):
         return AuthorityNotTrusted("The client does not trust the certificate of the local CA.")
     return HandshakeFailed("The client broke the TLS handshake off, or took too long.")

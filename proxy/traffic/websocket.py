@@ -34,6 +34,7 @@ from proxy.traffic.connection import Connection
 from proxy.traffic.credentials import around_credentials, deny_keys, with_token
 from proxy.traffic.fact import Fact
 from proxy.traffic.side import Side, ViolationError, client_side, close_data, upstream_side
+from proxy.traffic.target import KeyFinder
 
 CLOSE_SECONDS: Final = 5.0
 """How long the other side has to answer a Close."""
@@ -55,15 +56,23 @@ class Relay:
         upstream: Side,
         *,
         keeper: Keeper,
+        keys: KeyFinder,
+        charge: Callable[[], None],
         token_wait: float,
         idle: float,
         fact: Fact,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        """`token_wait` bounds how long a message waits for a token, `idle` a silence; seconds."""
+        """`token_wait` bounds how long a message waits for a token, `idle` a silence; seconds.
+
+        `keys` finds what must not go upstream; `charge` counts a message that needs a token, and
+        raises what its client is refused with.
+        """
         self._client = client
         self._upstream = upstream
         self._keeper = keeper
+        self._keys = keys
+        self._charge = charge
         self._token_wait = token_wait
         self._idle = idle
         self._fact = fact
@@ -187,11 +196,12 @@ class Relay:
         pieces = [bytes(frame.data)]
         if frame.opcode is Opcode.TEXT:
             pieces = around_credentials(pieces[0])
-        deny_keys(pieces, self._keeper.known_keys)
+        deny_keys(pieces, self._keys)
         if len(pieces) == 1:
             self._upstream.write(frame)
         elif self._upstream.closed is None:
             self._note_credential()
+            self._charge()
             lease = await self._lease()
             data = with_token(pieces, lease.token.secret.reveal())
             sent = self._upstream.write(Frame(Opcode.TEXT, data))
@@ -216,6 +226,8 @@ def between(
     connection: Connection,
     *,
     keeper: Keeper,
+    keys: KeyFinder,
+    charge: Callable[[], None],
     token_wait: float,
     limits: LimitSettings,
     fact: Fact,
@@ -225,6 +237,8 @@ def between(
         client_side(client, limits.message_bytes),
         upstream_side(connection, limits.message_bytes),
         keeper=keeper,
+        keys=keys,
+        charge=charge,
         token_wait=token_wait,
         idle=limits.message_timeout,
         fact=fact,

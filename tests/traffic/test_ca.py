@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from harness import program
 from proxy.config import CaSettings
 from proxy.traffic.bundle import Roots
-from proxy.traffic.ca import CaError, CaUnsetError, Change, LocalCA, bare_context, open_ca
+from proxy.traffic.ca import CaError, CaUnsetError, Change, LocalCA, open_ca
 from proxy.traffic.certificates import DAY, Authority
 from tls import ANSWER, certificate_of, is_trusted, serving, shaken, trusting
 

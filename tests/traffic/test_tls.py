@@ -18,7 +18,6 @@ from harness import SecretScan, get, nothing_left, until, until_ready
 from proxy.app import App
 from proxy.config import Address
 from proxy.errors import HandshakeFailed
-from proxy.traffic.ca import bare_context
 from proxy.traffic.opening import HANDSHAKE_SECONDS
 from proxy.traffic.tls import Terminator
 from tls_client import TlsClient

@@ -1,0 +1,77 @@
+"""The reception: keeps what is known of clients up to date while `Auth` lets them in.
+
+It reads the file of clients again when that changes, and tells the store what clients have used of
+their day, so that all processes that share it count together.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from proxy.config import ClientSettings, ServiceAccountSettings, read_clients
+from proxy.settings.problems import SettingsError
+from proxy.traffic.auth import Auth
+from proxy.traffic.clients import Roster
+from proxy.traffic.fact import Reread
+from proxy.traffic.service_accounts import ServiceAccounts
+from proxy.traffic.usage import Usage
+from proxy.traffic.watched import Watched
+
+
+class Reception(AbstractAsyncContextManager["Reception"]):
+    """What all listeners that authenticate have in common; `async with` keeps it up to date."""
+
+    def __init__(
+        self,
+        clients: Mapping[str, ClientSettings],
+        clients_file: str | None,
+        service_accounts: ServiceAccountSettings,
+        *,
+        tell: Callable[[Reread], None],
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Read the file of clients, if there is one. Raises ValueError for one that is wrong."""
+        self._clients = clients
+        self._clients_file = clients_file
+        self._usage = Usage()
+        self._reviews = ServiceAccounts(service_accounts, clock=clock, wall=wall)
+        self.auth = Auth(
+            Roster(clients), reviews=self._reviews, usage=self._usage, clock=clock, wall=wall
+        )
+        self._watched = Watched([clients_file], self._take, tell) if clients_file else None
+        self._stack = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Reception {self.auth!r}>"
+
+    def _take(self) -> None:
+        assert self._clients_file is not None  # noqa: S101 - for the type checker
+        self.auth.roster = read_roster(self._clients, self._clients_file)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._reviews)
+            if self._watched is not None:
+                await stack.enter_async_context(self._watched)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+
+def read_roster(clients: Mapping[str, ClientSettings], clients_file: str) -> Roster:
+    """Return the clients of the settings and of the file. Raises ValueError for a wrong one."""
+    try:
+        return Roster(read_clients(Path(clients_file), clients))
+    except SettingsError as error:
+        raise ValueError(f"clients_file has {error}") from None
