@@ -57,6 +57,7 @@ __all__ = [
     "LogSettings",
     "Problem",
     "ProxyUrl",
+    "ServiceAccountSettings",
     "Settings",
     "SettingsError",
     "ShutdownSettings",
@@ -89,6 +90,8 @@ STORE_FILE = "tokens.db"
 """The store's name in `state_dir`."""
 CA_DIR = "ca"
 """The local CA's name in `state_dir`, and in the user's own state directory."""
+POD_CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where Kubernetes puts what a pod needs to speak to the API server."""
 
 
 class ApiKeySettings(Section, frozen=True, kw_only=True):
@@ -197,6 +200,29 @@ class ListenerTlsSettings(Section, frozen=True, kw_only=True):
 
 
 _NO_TLS = ListenerTlsSettings()
+
+
+class ServiceAccountSettings(Section, frozen=True, kw_only=True):
+    """How tokens of Kubernetes ServiceAccounts are checked: the API server is asked whose they are.
+
+    It takes a ServiceAccount of our own that may create TokenReviews, as system:auth-delegator may.
+    """
+
+    audience: Text = "mobula-proxy"
+    """What tokens must be meant for, so that one for another service is worth nothing here."""
+    url: HttpUrl = "https://kubernetes.default.svc"
+    """Where the API server is; never reached through upstream_proxy, and found by the system."""
+    ca_file: Text = f"{POD_CREDENTIALS}/ca.crt"
+    """PEM file of the certificate authorities that may vouch for the API server, and no others."""
+    token_file: Text = f"{POD_CREDENTIALS}/token"
+    """File with our own ServiceAccount's token; it is read again as Kubernetes renews it."""
+    review_every: Annotated[float, duration("1s", "1h")] = 60.0
+    """How long an answer is good; it stands for longer while the API server cannot be asked."""
+
+    @classmethod
+    def clashes(cls, good: Mapping[str, Any]) -> Iterator[Finding]:
+        if travels_in_clear(good.get("url", ""), None):
+            yield Finding(("url",), "the tokens of apps would travel in clear; use https://")
 
 
 class ListenerSettings(Section, frozen=True, kw_only=True):
@@ -362,6 +388,7 @@ class Settings(Section, frozen=True, kw_only=True):
     )
     """By the host (and port) that clients ask for; when left out, all that Mobula has. The first is
     the default one, and mints."""
+    service_accounts: ServiceAccountSettings = ServiceAccountSettings()
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(bind=Address("127.0.0.1", 8080)),)
     """Where apps send their requests; a list from a later source replaces the whole list."""
     clients: Clients = field(default_factory=dict)

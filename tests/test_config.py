@@ -409,6 +409,17 @@ def test_long_and_unprintable_values_stay_on_one_line(problems: Problems) -> Non
         ("ca: {dir: 3}", "ca.dir: must be the path of a directory (3 in"),
         ("ca: {public_dir: ''}", 'ca.public_dir: must be the path of a directory ("" in'),
         ("token: {inspect_every: 59s}", "token.inspect_every: must be between 1m and 365d (59s in"),
+        (
+            "service_accounts: {review_every: 2h}",
+            "service_accounts.review_every: must be between 1s and 1h (2h in",
+        ),
+        (
+            "service_accounts: {url: 'http://kubernetes.default.svc'}",
+            (
+                "service_accounts.url: the tokens of apps would travel in clear; use https:// "
+                "(http://kubernetes.default.svc in"
+            ),
+        ),
         ("store: {on_outage: wait}", "store.on_outage: must be local or stop (wait in"),
     ],
 )
