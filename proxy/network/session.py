@@ -12,6 +12,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from proxy.network.address import AddressInfo
 from proxy.network.dialer import Dialer
+from proxy.network.reason import reason
 
 
 class SessionResolver(AbstractResolver):
@@ -68,6 +69,21 @@ def through_proxy(dialer: Dialer, url: str) -> tuple[dict[str, Any], dict[str, s
     headers = {"Proxy-Authorization": credentials} if credentials else {}
     options = {"proxy": f"http://{proxy.place}", "proxy_headers": headers}
     return options, headers if parts.scheme == "http" else {}
+
+
+def why_broken(error: BaseException) -> str:
+    """Say in a few words, fit for clients, how a call broke; never what it was about."""
+    match error:
+        case aiohttp.ServerDisconnectedError():
+            return "the connection ended before the answer"
+        case aiohttp.ClientPayloadError():
+            return "the answer could not be read to its end"
+        case aiohttp.ClientResponseError():
+            return "the answer is not valid HTTP"
+        case OSError(errno=int()):
+            return reason(error)
+        case _:
+            return "the connection broke"
 
 
 def _result(host: str, info: AddressInfo) -> ResolveResult:

@@ -21,7 +21,7 @@ from proxy.errors import ERROR_HEADER
 from proxy.network.dialer import Dialer
 from proxy.network.errors import UpstreamProxyError
 from proxy.network.reason import reason
-from proxy.network.session import make_connector, through_proxy
+from proxy.network.session import make_connector, through_proxy, why_broken
 from proxy.tokens.claims import claims_of
 from proxy.tokens.clock import steady
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
@@ -216,7 +216,7 @@ class MobulaClient:
             detail = f"no answer within {self._timeout_seconds:g} s"
             raise failed(MintFault("timeout", detail)) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise failed(MintFault("broken", _plain(error))) from None
+            raise failed(MintFault("broken", why_broken(error))) from None
 
     async def _call(self, method: str, path: str, key: Secret, **request: Any) -> _Answer:
         if self._session is None:
@@ -422,18 +422,3 @@ def read_date(text: str | None) -> float | None:
 def _retry_after(text: str | None) -> float | None:
     seconds = _count(text)
     return None if seconds is None else min(300.0, max(1.0, float(seconds)))
-
-
-def _plain(error: BaseException) -> str:
-    """Say in a few words, fit for clients, how a call broke; never what it was about."""
-    match error:
-        case aiohttp.ServerDisconnectedError():
-            return "the connection ended before the answer"
-        case aiohttp.ClientPayloadError():
-            return "the answer could not be read to its end"
-        case aiohttp.ClientResponseError():
-            return "the answer is not valid HTTP"
-        case OSError(errno=int()):
-            return reason(error)
-        case _:
-            return "the connection broke"
