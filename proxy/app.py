@@ -261,7 +261,8 @@ class App:
     def _auth(self, listener: ListenerSettings) -> Auth | None:
         """Return what asks a listener's clients who they are; of a socket's its mode says it."""
         if listener.authenticate:
-            return self._reception and self._reception.auth
+            assert self._reception is not None  # noqa: S101 - for the type checker
+            return self._reception.auth
         return None if listener.bind.path else self._exclusive
 
     def _terminator(self, listener: ListenerSettings) -> Terminator | None:

@@ -457,7 +457,7 @@ def _lonely(role: str, url: StoreUrl) -> Iterator[Finding]:
 
 
 def _unequal(good: Mapping[str, Any]) -> Iterator[Finding]:
-    """Find clients that nobody asks for, and listeners that ask for clients where there are none."""
+    """Find clients that no listener asks for, and listeners that would let nobody in."""
     if not good.keys() >= {"listeners", "clients", "clients_file", "role"}:
         return
     yield from ambiguous(good["clients"])

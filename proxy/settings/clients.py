@@ -23,7 +23,9 @@ _LONGEST = 1024
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile("[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _TOKEN = re.compile(f"{DIGEST_PREFIX}[0-9a-f]{{64}}")
-_CERTIFICATE = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+|[A-Za-z0-9_*](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_CERTIFICATE = re.compile(
+    r"[a-z][a-z0-9+.-]*://[!-~]+|[A-Za-z0-9_*](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+)
 _ACCOUNT = re.compile(rf"{_LABEL}/(?:\*|{_LABEL}(?:\.{_LABEL})*)")
 _PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?(?<=.)")
 _METHOD = re.compile("[A-Z]+(?:-[A-Z]+)*")
@@ -86,7 +88,9 @@ def _time(value: object) -> float | None:
 
 
 def _written_time(value: float | None) -> str | None:
-    return value and datetime.fromtimestamp(value, UTC).isoformat().replace("+00:00", "Z")
+    if value is None:
+        return None
+    return datetime.fromtimestamp(value, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _rate(value: object) -> float | None:
@@ -114,7 +118,7 @@ class ClientSettings(Section, frozen=True, kw_only=True):
 
     tokens: Annotated[
         tuple[str, ...],
-        _texts(_TOKEN, "sha256: and the 64 hexadecimal digits of each token's SHA-256", secret=True),
+        _texts(_TOKEN, "sha256: and 64 hexadecimal digits, the SHA-256 of each token", secret=True),
     ] = ()
     """SHA-256 of each token that it may show, as sha256:… and never a token itself."""
     certificates: Annotated[
@@ -132,9 +136,9 @@ class ClientSettings(Section, frozen=True, kw_only=True):
         _texts(_ACCOUNT, "namespace/name of ServiceAccounts, or namespace/* for all of one"),
     ] = ()
     """Kubernetes ServiceAccounts whose tokens it may show, namespace/name or namespace/*."""
-    expires: Annotated[
-        float | None, Leaf(_time, {"type": ["string", "null"]}, _written_time)
-    ] = None
+    expires: Annotated[float | None, Leaf(_time, {"type": ["string", "null"]}, _written_time)] = (
+        None
+    )
     """Time, with its zone, after which none of its credentials is taken; null: never."""
     requests_per_second: Annotated[
         float | None,
@@ -142,7 +146,8 @@ class ClientSettings(Section, frozen=True, kw_only=True):
     ] = None
     """How many requests a second it may send, to each process for itself; null: any number."""
     requests_per_day: Annotated[
-        int | None, Leaf(_count, {"type": ["integer", "null"], "minimum": 1, "maximum": _MOST_A_DAY})
+        int | None,
+        Leaf(_count, {"type": ["integer", "null"], "minimum": 1, "maximum": _MOST_A_DAY}),
     ] = None
     """How many it may send in a day (UTC), over all that share the store; null: any number."""
     paths: Annotated[
@@ -150,9 +155,7 @@ class ClientSettings(Section, frozen=True, kw_only=True):
         _texts(_PATH, "paths such as /api/1/market, without %, //, ?, . and .. in them"),
     ] = ()
     """What its paths must begin with, whole segments of it; none: any path."""
-    methods: Annotated[
-        tuple[str, ...], _texts(_METHOD, "methods in capitals, such as GET")
-    ] = ()
+    methods: Annotated[tuple[str, ...], _texts(_METHOD, "methods in capitals, such as GET")] = ()
     """Methods that it may use; none: any method."""
 
     @classmethod
@@ -185,9 +188,7 @@ def ambiguous(clients: Mapping[str, ClientSettings]) -> Iterator[Finding]:
                     yield Finding(path, f"has one that client {other} has too", show=False)
 
 
-def read_clients(
-    file: Path, beside: Mapping[str, ClientSettings]
-) -> Mapping[str, ClientSettings]:
+def read_clients(file: Path, beside: Mapping[str, ClientSettings]) -> Mapping[str, ClientSettings]:
     """Return the clients of a file, a mapping by name, and those that the settings name `beside`.
 
     Blocking. Raises SettingsError with every problem.

@@ -266,9 +266,7 @@ def _parse(text: str, path: SettingPath) -> _Document:
     return document
 
 
-def _value(
-    loader: _Loader, node: yaml.Node, path: SettingPath, document: _Document
-) -> object:
+def _value(loader: _Loader, node: yaml.Node, path: SettingPath, document: _Document) -> object:
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, document)
     if isinstance(node, yaml.SequenceNode):

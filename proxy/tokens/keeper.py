@@ -19,7 +19,8 @@ from proxy.tokens.events import (
     Revoked,
 )
 from proxy.tokens.fleet import Fleet
-from proxy.tokens.key import KeyRefusedError, KeySource, KnownKeys, StaticKey
+from proxy.tokens.key import KeyRefusedError, KeySource, StaticKey
+from proxy.tokens.known_keys import KnownKeys
 from proxy.tokens.mobula import TIMEOUT_SECONDS, Batch, MintError, MobulaClient
 from proxy.tokens.model import (
     Action,
@@ -76,7 +77,7 @@ class Keeper:
         """Whether a first token has arrived."""
         self.known_keys = KnownKeys()
         if key is not None:
-            self.known_keys.add(key)
+            self.known_keys.add(key.secret)
         self._pool = pool
         self._sharing = sharing
         self._mobula = mobula
@@ -393,7 +394,7 @@ class Keeper:
                 self._tell(KeyUnreadable(str(found)))
                 continue
             self._key = found
-            self.known_keys.add(found)
+            self.known_keys.add(found.secret)
             async with self._fleet.shelf:
                 move = await self._sharing.rekey(found)
                 self._fleet.follow()

@@ -1,4 +1,4 @@
-"""What becomes of a request before anything of it is sent: where it goes, whose it is, what goes up."""
+"""What is decided of a request before anything is sent: where it goes, whose it is, what goes."""
 
 import os
 from base64 import b64encode

@@ -174,7 +174,7 @@ class Auth:
             client = self.roster.of_names(evidence.names)
         if client is None and evidence.uid is not None:
             client = self.roster.of_uid(evidence.uid)
-        return client and Guest(client)
+        return None if client is None else Guest(client)
 
     def _by_known_account(self, visit: Visit) -> Guest | None:
         if self._reviews is None:

@@ -1,4 +1,4 @@
-"""The certificate of a listener that speaks TLS for itself, and whose client certificates it takes."""
+"""The certificate of a listener with TLS of its own, and whose client certificates it takes."""
 
 import os
 import ssl

@@ -2,11 +2,10 @@
 
 import base64
 import binascii
-import hmac
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
-from proxy.tokens.key import percent_pattern
+from proxy.tokens.known_keys import percent_pattern
 from proxy.traffic.target import KEY_PARAMETERS, KeyFinder, parameter_name
 
 TO_A_PROXY = (b"proxy-authorization",)

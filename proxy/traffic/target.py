@@ -191,7 +191,7 @@ def is_host(value: bytes) -> bool:
 
 
 class KeyFinder(Protocol):
-    """Knows the static keys; see `tokens.key.KnownKeys`."""
+    """Knows the static keys; see `tokens.known_keys.KnownKeys`."""
 
     def occur_in(self, data: bytes) -> bool: ...
 

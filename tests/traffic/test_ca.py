@@ -26,6 +26,7 @@ from proxy.config import CaSettings
 from proxy.traffic.bundle import Roots
 from proxy.traffic.ca import CaError, CaUnsetError, Change, LocalCA, open_ca
 from proxy.traffic.certificates import DAY, Authority
+from proxy.traffic.tls import bare_context
 from tls import ANSWER, certificate_of, is_trusted, serving, shaken, trusting
 
 HOST, OTHER = "api.test", "other.test"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import MessageDenied
-from proxy.tokens.key import KnownKeys, parse_key
+from proxy.tokens.known_keys import KnownKeys
+from proxy.tokens.model import Secret
 from proxy.traffic.credentials import around_credentials, deny_keys, with_token
 
 KEY = 'static/key-"1"\\2'
@@ -26,7 +27,7 @@ VALUES = st.text(max_size=9) | NESTED
 
 def known() -> KnownKeys:
     keys = KnownKeys()
-    keys.add(parse_key(KEY, "the test"))
+    keys.add(Secret(KEY))
     return keys
 
 

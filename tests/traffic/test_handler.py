@@ -14,14 +14,15 @@ from harness import KEY, SecretScan, base_url, exchange, get, running, until, un
 from proxy.app import App
 from proxy.config import Address, LimitSettings
 from proxy.sandbox import Fault, Sandbox
-from proxy.tokens.key import KnownKeys
+from proxy.tokens.known_keys import KnownKeys
 from proxy.tokens.model import Lease, Outcome, Secret, Token
+from proxy.traffic.admission import Admission
 from proxy.traffic.binding import listen
 from proxy.traffic.front import FrontServer
 from proxy.traffic.handler import Handler
 from proxy.traffic.message import Framing, ResponseHead
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.target import Entrance
+from proxy.traffic.target import Entrance, Names
 from wire import (
     GET,
     OK,
@@ -945,16 +946,24 @@ class Failing:
 async def serving(failing: Any) -> AsyncIterator[Wire]:
     limits = LimitSettings()
     occupancy = Occupancy(limits.connections, limits.requests)
-    handler = Handler(
+    admission = Admission(
         upstreams={"a": failing},
+        names=Names(["a"]),
         foreign=lambda _, __: failing,
+        keys=failing.known_keys,
+        limits=limits,
+        occupancy=occupancy,
+        clock=time.monotonic,
+    )
+    handler = Handler(
+        admission=admission,
         keeper=failing,
         limits=limits,
         occupancy=occupancy,
         token_wait=1.0,
         observe=lambda _: None,
     )
-    front = FrontServer(handler, Entrance("a"), limits, occupancy, lambda _: None)
+    front = FrontServer(handler, Entrance("a"), limits, occupancy, lambda _: None, None)
     binding = await listen(front, Address("127.0.0.1", 0))
     near = await connect(binding.address)
     try:

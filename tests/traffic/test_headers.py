@@ -17,7 +17,8 @@ from proxy.errors import (
     UpstreamInvalid,
     VersionUnsupported,
 )
-from proxy.tokens.key import KnownKeys, parse_key
+from proxy.tokens.known_keys import KnownKeys
+from proxy.tokens.model import Secret
 from proxy.traffic.headers import (
     HOP_BY_HOP,
     RequestHeaders,
@@ -36,7 +37,7 @@ RAW_KEY = KEY.encode()
 HTTP10, HTTP11 = (1, 0), (1, 1)
 HOST = (b"Host", b"api.mobula.io")
 KEYS = KnownKeys()
-KEYS.add(parse_key(KEY, "the test"))
+KEYS.add(Secret(KEY))
 
 
 def read(

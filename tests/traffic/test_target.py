@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from harness import KEY
 from proxy.errors import HostDenied, MalformedRequest, MethodDenied, Misdirected
 from proxy.network.guard import Guard
-from proxy.tokens.key import KnownKeys, parse_key
+from proxy.tokens.known_keys import KnownKeys
+from proxy.tokens.model import Secret
 from proxy.traffic.target import (
     Entrance,
     Names,
@@ -30,7 +31,7 @@ ENCODED_KEY = "".join(f"%{ord(each):02x}" for each in KEY).encode()
 def known_keys(*values: str) -> KnownKeys:
     keys = KnownKeys()
     for value in values or (KEY,):
-        keys.add(parse_key(value, "the test"))
+        keys.add(Secret(value))
     return keys
 
 

@@ -19,7 +19,7 @@ from proxy.app import App
 from proxy.config import Address
 from proxy.errors import HandshakeFailed
 from proxy.traffic.opening import HANDSHAKE_SECONDS
-from proxy.traffic.tls import Terminator
+from proxy.traffic.tls import Terminator, bare_context
 from tls_client import TlsClient
 from wire import ESTABLISHED, GET, OK, Far, Start, Wire, client, connect, fields_of, refused
 
@@ -69,7 +69,7 @@ def believing_all() -> ssl.SSLContext:
 
 
 CARELESS, BARE = believing_all(), bare_context()
-TERMINATOR = Terminator(lambda _: BARE, BARE)
+TERMINATOR = Terminator(lambda _: BARE)
 
 
 @contextlib.asynccontextmanager

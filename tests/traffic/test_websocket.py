@@ -32,7 +32,7 @@ from harness import KEY, Gate, SecretScan, base_url, get, running, until, until_
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
 from proxy.tokens.keeper import Keeper
-from proxy.tokens.key import KnownKeys
+from proxy.tokens.known_keys import KnownKeys
 from proxy.traffic.fact import Fact
 from proxy.traffic.side import Side
 from proxy.traffic.websocket import Relay
@@ -899,6 +899,8 @@ class Silence:
             self.client.side,
             self.upstream.side,
             keeper=cast("Keeper", self.keeper),
+            keys=self.keeper.known_keys,
+            charge=lambda: None,
             token_wait=60.0,
             idle=60.0,
             fact=self.fact,
