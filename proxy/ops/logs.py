@@ -13,7 +13,14 @@ from typing import Any, ClassVar, TextIO
 import structlog
 
 from proxy.config import MOBULA_DOMAIN, LogSettings
-from proxy.errors import AuthorityNotTrusted, HandshakeFailed, ServerNameUnknown
+from proxy.errors import (
+    AuthorityNotTrusted,
+    ClientCertificateRefused,
+    ClientReviewUnavailable,
+    ClientUnknown,
+    HandshakeFailed,
+    ServerNameUnknown,
+)
 from proxy.tokens.events import (
     Drifted,
     Event,
@@ -137,11 +144,15 @@ class TrafficLog:
 
     KEY_PLACES = frozenset({"query", "path", "header"})
     """Where no app should put a static key."""
-    BROKEN_OFF: ClassVar = {
+    TURNED_AWAY: ClassVar = {
         AuthorityNotTrusted.code: "a client does not trust the local CA: have it trust the file "
         "that `mobula-proxy ca path` names",
         ServerNameUnknown.code: "a client asks for TLS with a name that is no upstream's",
-        HandshakeFailed.code: "a client broke TLS off; it may not trust the local CA",
+        HandshakeFailed.code: "a client broke TLS off; it may not trust who answers",
+        ClientCertificateRefused.code: "a client's certificate was refused: it must be valid, and "
+        "of an authority in the listener's tls.client_ca_file",
+        ClientUnknown.code: "a client was refused, because it showed no credential that is known",
+        ClientReviewUnavailable.code: "a ServiceAccount token cannot be checked now",
     }
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -154,8 +165,8 @@ class TrafficLog:
             if place in self.KEY_PLACES:
                 event = "a static key was taken out of a request"
                 self._warn(place, event, place=place, path=fact.path)
-        if fact.code in self.BROKEN_OFF:
-            self._warn(fact.code, self.BROKEN_OFF[fact.code], upstream=fact.upstream)
+        if fact.code in self.TURNED_AWAY:
+            self._warn(fact.code, self.TURNED_AWAY[fact.code], upstream=fact.upstream)
         if fact.upstream == OTHER_HOSTS and fact.method == "CONNECT":
             host = fact.path.rpartition(":")[0]
             if host.endswith(f".{MOBULA_DOMAIN}"):
@@ -180,6 +191,7 @@ class AccessLog:
         self._log.info(
             "request",
             upstream=fact.upstream,
+            client=fact.client or None,
             method=fact.method,
             path=fact.path,
             status=fact.status,

@@ -57,6 +57,12 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._client_requests = self._counter(
+            "client_requests", "Requests of each client that was recognised.", "client", "status"
+        )
+        self._client_refusals = self._counter(
+            "client_refusals", "Answers and Closes that we made, by client.", "client", "code"
+        )
         self._errors = self._counter("errors", "Answers and Closes that we made.", "code")
         self._broken = self._counter("broken_answers", "Answers that broke off.", "upstream")
         self._resends = self._counter("resends", "Requests sent once more.", "upstream")
@@ -78,6 +84,7 @@ class Metrics:
         self._key_changes = self._counter("key_changes", "Changes of the static key.")
         self._per_status: dict[tuple[str, int], Counter] = {}
         self._per_upstream: dict[str, Histogram] = {}
+        self._per_client: dict[tuple[str, int], Counter] = {}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"mobula_proxy_{name}", text, labels, registry=self._registry)
@@ -108,6 +115,8 @@ class Metrics:
         # What the parser refused took no time; WebSockets and tunnels last as their clients like.
         if fact.method not in UNTIMED and fact.status != SWITCHING:
             histogram.observe(fact.seconds)
+        if fact.client:
+            self._count_client(fact)
         if fact.code:
             self._errors.labels(fact.code).inc()
         if not fact.complete:
@@ -116,6 +125,16 @@ class Metrics:
             self._resends.labels(fact.upstream).inc(fact.attempts - 1)
         for place in fact.stripped:
             self._stripped.labels(place).inc()
+
+    def _count_client(self, fact: Fact) -> None:
+        key = fact.client, fact.status
+        counter = self._per_client.get(key)
+        if counter is None:
+            counter = self._client_requests.labels(fact.client, str(fact.status))
+            self._per_client[key] = counter
+        counter.inc()
+        if fact.code:
+            self._client_refusals.labels(fact.client, fact.code).inc()
 
     def observe_token(self, event: Event) -> None:
         match event:
