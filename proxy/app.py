@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +32,7 @@ from proxy.tokens.mobula import MobulaClient
 from proxy.tokens.model import PoolSnapshot, Secret
 from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
-from proxy.tokens.store.base import Store, StoreRefused
+from proxy.tokens.store.base import StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
 from proxy.traffic.admission import Admission
 from proxy.traffic.auth import Auth, only_for
@@ -137,8 +138,9 @@ class App:
             self._metrics.observe_token(event)
             token_log(event)
 
+        url = self._settings.store.url
         sharing = Sharing(
-            make_store=self._make_store,
+            make_store=partial(make_store, url, clock=self._clock, secret=secret),
             seal_with=self._seal_with(secret),
             key=key,
             on_outage=self._settings.store.on_outage,
@@ -167,9 +169,6 @@ class App:
             chance=chance,
         )
         return mobula, sharing, keeper
-
-    def _make_store(self, shelf: str) -> Store:
-        return make_store(self._settings.store.url, shelf, self._clock)
 
     def _seal_with(self, secret: Secret | None) -> Callable[[StaticKey | None], "Seal | None"]:
         """Return how the store is sealed: by the store's secret, or else by the static key."""

@@ -9,6 +9,7 @@ from proxy.tokens.events import Event, StrangeShelves, Unsealable
 from proxy.tokens.key import StaticKey, fingerprint
 from proxy.tokens.model import Reach, Stocked, Token
 from proxy.tokens.store.base import (
+    CLIENTS_A_CALL,
     SHARER_SECONDS,
     Abandoned,
     Chore,
@@ -22,6 +23,7 @@ from proxy.tokens.store.base import (
     Store,
     StoreError,
     StoreRefused,
+    Tally,
     Wait,
 )
 
@@ -323,6 +325,22 @@ class Sharing:
 
     async def settle_abandoned(self, number: int) -> None:
         await self._done(self._store.settle_abandoned(number))
+
+    # Clients
+
+    async def tally(self, day: int, told: Mapping[str, Tally]) -> dict[str, int]:
+        """Tell what clients have spent on a day; return the fleet's tallies, by client.
+
+        Who is missing there is to be told of again: the store could not be reached, or nobody knows
+        whether it was. While it cannot, it is not asked: one that hangs, and does what it is asked
+        later, would count all of this again for each time that it was.
+        """
+        clients, tallies = list(told.items()), dict[str, int]()
+        for first in range(0, len(clients), CLIENTS_A_CALL):
+            if self.contact.joined:
+                part = dict(clients[first : first + CLIENTS_A_CALL])
+                tallies |= await self._asked(self._store.tally(day, part), {})
+        return tallies
 
     # Outages
 

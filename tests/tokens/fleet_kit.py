@@ -25,6 +25,7 @@ from proxy.tokens.store.base import StoreError
 from proxy.tokens.store.memory import MemoryStore
 from proxy.tokens.store.seal import Seal
 from proxy.tokens.store.shelf import Shelf
+from proxy.tokens.store.tallies import Tallies
 
 SECRET = Secret("a-store-secret-of-32-characters!")
 
@@ -42,6 +43,7 @@ class Place:
         """How long answers take to arrive."""
         self._clock = asyncio.get_running_loop().time
         self._shelves: dict[str, Shelf] = {}
+        self.tallies = Tallies(self._clock)
 
     def shelf(self, name: str) -> Shelf:
         if name not in self._shelves:
@@ -54,6 +56,7 @@ class Place:
 
     def empty(self) -> None:
         self._shelves.clear()
+        self.tallies = Tallies(self._clock)
 
 
 class Line(MemoryStore):
@@ -73,6 +76,9 @@ class Line(MemoryStore):
         if self._place.seconds:
             await asyncio.sleep(self._place.seconds)
         return answer
+
+    async def _count(self, question: Callable[[Tallies], T]) -> T:
+        return await self._ask(lambda _: question(self._place.tallies))
 
 
 @dataclass

@@ -36,11 +36,13 @@ from proxy.tokens.store.base import (
     Report,
     Roll,
     StoreError,
+    Tally,
     Wait,
 )
 from proxy.tokens.store.member import Member
 from proxy.tokens.store.seal import Seal
 from proxy.tokens.store.shelf import Shelf
+from proxy.tokens.store.tallies import Tallies
 from tokens.kit import KEY, SILENT, token
 from virtual import VirtualLoop
 
@@ -51,6 +53,8 @@ LIMIT = 12
 """Requests of each token."""
 STORE_SECONDS = 3.0
 """How long a process waits for an answer of the store, as the clients of servers do."""
+CLIENT = "client"
+DAY = 20_000
 SEAL = Seal(KEY)
 MOMENT = 1 / 64
 """Long enough for everything that is due to be done."""
@@ -160,6 +164,7 @@ class World:
         self.silent = False
         """Whether nothing is said of tokens."""
         self.epoch = Epoch(self._new_shelf(), self.now)
+        self.tallies = Tallies(self.loop.time)
 
     @property
     def now(self) -> float:
@@ -168,6 +173,11 @@ class World:
     @property
     def shelf(self) -> Shelf:
         return self.epoch.shelf
+
+    @property
+    def emptied(self) -> bool:
+        """Whether the store has ever come back empty."""
+        return self.epoch.before < math.inf
 
     def _new_shelf(self) -> Shelf:
         return Shelf(self.loop.time, lasting=True, blind=self.blind)
@@ -185,6 +195,7 @@ class World:
     def come_back_empty(self) -> None:
         lasted = self.now - self.epoch.began_at
         self.epoch = Epoch(self._new_shelf(), self.now, before=lasted)
+        self.tallies = Tallies(self.loop.time)
 
     # Creation calls
 
@@ -298,6 +309,9 @@ class Line(Member):
             raise StoreError("nobody answers there")
         return answer
 
+    async def _count(self, question: Callable[[Tallies], T]) -> T:
+        return await self._ask(lambda _: question(self._world.tallies))
+
     async def _wait_for(self, question: Callable[[Shelf], T]) -> T:
         asked = Question(question, self._world.loop.create_future())
         self._world.questions.append(asked)
@@ -366,6 +380,12 @@ class Process:
         self.leases: list[Lease] = []
         self.quarantined: set[str] = set()
         self.leaving = False
+        self.spent = 0
+        """Requests of the client."""
+        self.untold = 0
+        """Those of which it does not know that the store was told."""
+        self.known = 0
+        """What it knows of the fleet's tally."""
         self._world = world
         keys = Keys()
         key = None if role == "member" else keys.read()
@@ -401,6 +421,7 @@ class Process:
         )
         self._ends: list[asyncio.Task[None]] = []
         self._life = world.loop.create_task(self._live())
+        self._telling: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.role} {self.sharing!r} {self.pool!r}>"
@@ -446,6 +467,19 @@ class Process:
         else:
             self.keeper.settle(lease, outcome)
 
+    def serve_client(self, requests: int) -> None:
+        self.spent += requests
+        self.untold += requests
+        if self._telling is None or self._telling.done():
+            self._telling = self._world.loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        told = Tally(self.untold, self.known)
+        answered = await self.sharing.tally(DAY, {CLIENT: told})
+        if CLIENT in answered:
+            self.untold -= told.spent
+            self.known = answered[CLIENT]
+
     def leave(self, *, revoke: bool) -> None:
         """End in order, which takes a while."""
         self.leaving = True
@@ -458,13 +492,16 @@ class Process:
 
     def kill(self) -> None:
         """End at once, whatever is under way."""
-        for task in (*self._ends, self._life):
+        for task in self._tasks():
             task.cancel()
         self._world.run()
 
     def lives(self) -> bool:
         """Tell whether it runs; raise what one of its tasks has raised."""
-        for task in (*self._ends, self._life):
+        for task in self._tasks():
             if task.done() and not task.cancelled():
                 task.result()
         return not self._life.done()
+
+    def _tasks(self) -> list["asyncio.Task[None]"]:
+        return [*self._ends, *([self._telling] if self._telling else []), self._life]

@@ -13,12 +13,14 @@ from proxy.errors import TokenUnavailable
 from proxy.sandbox import Fault
 from proxy.tokens.events import OrphanFound, Quarantined, StoreFound, StoreLost, StrangeShelves
 from proxy.tokens.model import Lease, Outcome, Reach, Secret, Standing
-from proxy.tokens.store.base import RIGHT_SECONDS
+from proxy.tokens.store.base import CLIENTS_A_CALL, RIGHT_SECONDS, Tally
 from tokens.fleet_kit import SECRET, Fleet, Proxy, fleet_in_virtual_time, until
 
 pytestmark = pytest.mark.virtual_time
 
 LIMIT = 1000
+CLIENT = "client"
+DAY = 20_000
 MINT = "/api/2/auth/tokens"
 BLIND = 61.0
 """Seconds after which a new store permits more than one creation call."""
@@ -447,6 +449,53 @@ async def test_a_store_that_is_out_of_reach_at_start_is_waited_for(fleet: Fleet)
     fleet.place.down = False
     await waiting
     assert fleet.mints == 1
+
+
+# Clients
+
+
+async def tally(proxy: Proxy, spent: int) -> int | None:
+    """Tell what a client has spent; return its tally, or None if the store was not told."""
+    return (await proxy.sharing.tally(DAY, {CLIENT: Tally(spent)})).get(CLIENT)
+
+
+async def test_what_a_client_spent_is_counted_over_all_processes(fleet: Fleet) -> None:
+    one, other = await settled(fleet), await settled(fleet)
+    assert await tally(one, 5) == 5
+    assert await tally(other, 7) == 12
+
+
+async def test_a_process_that_shares_with_nobody_counts_for_itself(fleet: Fleet) -> None:
+    one, other = await fleet.proxy(private=True), await fleet.proxy(private=True)
+    assert await tally(one, 5) == 5
+    assert await tally(other, 7) == 7
+
+
+async def test_a_store_that_was_out_of_reach_is_told_once_it_is_known_to_be_back(
+    fleet: Fleet,
+) -> None:
+    one = await settled(fleet)
+    fleet.place.down = True
+    assert await tally(one, 5) is None
+    fleet.place.down = False
+    assert await tally(one, 5) is None
+    await until(lambda: one.sharing.contact.joined)
+    assert await tally(one, 5) == 5
+
+
+async def test_many_clients_are_told_of_in_parts_each_of_which_may_fail(fleet: Fleet) -> None:
+    one = await settled(fleet)
+    told = {f"client-{number}": Tally(1) for number in range(2 * CLIENTS_A_CALL + 1)}
+    fleet.place.seconds = 1.0
+    telling = asyncio.create_task(one.sharing.tally(DAY, told))
+    await asyncio.sleep(1.5)
+    fleet.place.down = True
+    answered = await telling
+    assert answered == dict.fromkeys(list(told)[: 2 * CLIENTS_A_CALL], 1)
+    fleet.place.down = False
+    await until(lambda: one.sharing.contact.joined)
+    rest = {name: each for name, each in told.items() if name not in answered}
+    assert await one.sharing.tally(DAY, rest) == dict.fromkeys(rest, 1)
 
 
 # Secrets

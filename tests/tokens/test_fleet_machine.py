@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.tokens.budget import WINDOW
 from proxy.tokens.model import MintFault, Outcome
-from tokens.fleet_world import LIMIT, Account, Process, Role, Way, World
+from proxy.tokens.store.base import Tally
+from tokens.fleet_world import CLIENT, DAY, LIMIT, Account, Process, Role, Way, World
 from tokens.kit import FAILED, FATAL, REFUSED, SILENT
 
 MOST = 4
@@ -127,6 +128,11 @@ class FleetMachine(RuleBasedStateMachine):
             process.settle(lease, outcome)
             self.world.run()
 
+    @rule(pick=PICKS, requests=st.integers(0, LIMIT))
+    def a_client_spends(self, pick: int, requests: int) -> None:
+        self.pick(pick).serve_client(requests)
+        self.world.run()
+
     # The store
 
     @rule(pick=PICKS, way=st.sampled_from([*Way, Way.HELD]))
@@ -214,6 +220,16 @@ class FleetMachine(RuleBasedStateMachine):
             theirs = sum(left for held, left in in_hand if held == name)
             free = entry.free if entry else 0
             assert account.sent + theirs + free <= account.token.left
+
+    @invariant()
+    def what_a_client_spent_is_counted(self) -> None:
+        """By each process whatever the store forgets, and by the store until it does."""
+        for each in self.processes:
+            assert each.known + each.untold >= each.spent
+        if not self.world.emptied:
+            untold = sum(each.untold for each in self.processes)
+            (counted,) = self.world.tallies.tell(DAY, {CLIENT: Tally(0)}).values()
+            assert counted + untold >= sum(each.spent for each in self.processes)
 
     # What holds once nothing is amiss any more
 

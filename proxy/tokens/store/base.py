@@ -27,6 +27,18 @@ anybody. The rules that every store keeps:
 7. A process that has not attended, or been granted anything, for SHARER_SECONDS is no sharer.
 8. Time is the store's own where it has a clock; nobody's wall clock is compared with another's.
    Spans are in seconds, counts in requests.
+
+Beside the shelves lie the **tallies**: how many requests each client has made on a UTC day, over
+the fleet. They outlive the shelf, and so a change of the static key: their name comes from the
+store secret, and all fleets that have none share theirs.
+
+9. A tally never falls. It grows by what processes tell, and where one of them knows of more than
+   the store, which has lost it then, by that.
+10. What a process got no answer for it tells again: that may count more than once, and never not
+    at all, since a limit is a promise to whoever pays.
+11. A day is what its teller takes it for. It is forgotten DAY_SECONDS after it last grew, when it
+    is neither today nor yesterday: so one process with a wrong wall clock counts for itself, and
+    takes nothing from the others.
 """
 
 import math
@@ -54,6 +66,12 @@ SHARER_SECONDS = 15.0
 """How long after it last attended a process counts as a sharer, and what it holds as in use."""
 CHORE_SECONDS = 15.0
 """How long a chore is left to the process that took it; then another one may."""
+DAY_SECONDS = 48 * 3600.0
+"""How long the tallies of a day are kept after one of them last grew."""
+COMMON = "common"
+"""What the tallies of those are called that have no store secret."""
+CLIENTS_A_CALL = 1000
+"""Of how many clients one call may tell, so that it does not keep the others waiting for long."""
 
 
 class StoreError(Exception):
@@ -216,8 +234,18 @@ class Abandoned:
     """Since it was permitted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a process tells of one client's day."""
+
+    spent: int
+    """Requests that it has not told of yet; 0 to ask only."""
+    known: int = 0
+    """What it was last answered; a store that has forgotten that goes on from there."""
+
+
 class Store(Protocol):
-    """One shelf, as one process uses it. Every call raises StoreError; see the rules above."""
+    """A shelf and tallies, as one process uses them. All calls raise StoreError; see the rules."""
 
     place: str
     """Where it is, without secrets, for people."""
@@ -304,4 +332,12 @@ class Store(Protocol):
 
     async def leave(self, shares: Mapping[str, int]) -> bool:
         """Give back these shares, by token id, and a right; tell whether no sharer is left."""
+        ...
+
+    async def tally(self, day: int, told: Mapping[str, Tally]) -> dict[str, int]:
+        """Tell what clients have spent on a day, and return the fleet's tallies of these clients.
+
+        `day` counts UTC days since 1970. At most CLIENTS_A_CALL clients, by their names, and one at
+        least.
+        """
         ...

@@ -15,15 +15,17 @@ from proxy.tokens.store.base import (
     Report,
     Roll,
     Shelved,
+    Tally,
     Wait,
 )
 from proxy.tokens.store.shelf import Shelf
+from proxy.tokens.store.tallies import Tallies
 
 T = TypeVar("T")
 
 
 class Member(ABC):
-    """What of a `Store` is the same however a `Shelf` is kept; `_ask` gets hold of it."""
+    """What of a `Store` is the same however a `Shelf` and `Tallies` are kept."""
 
     def __init__(self) -> None:
         self._me = uuid.uuid4().hex
@@ -34,6 +36,10 @@ class Member(ABC):
 
         What is `durable` must not be forgotten, not even when the power fails.
         """
+
+    @abstractmethod
+    async def _count(self, question: Callable[[Tallies], T]) -> T:
+        """Return what the tallies answer; no other process asks them meanwhile."""
 
     async def attend(self, report: Report) -> Roll:
         return await self._ask(lambda shelf: shelf.attend(self._me, report))
@@ -82,3 +88,6 @@ class Member(ABC):
 
     async def leave(self, shares: Mapping[str, int]) -> bool:
         return await self._ask(lambda shelf: shelf.leave(self._me, shares))
+
+    async def tally(self, day: int, told: Mapping[str, Tally]) -> dict[str, int]:
+        return await self._count(lambda tallies: tallies.tell(day, told))

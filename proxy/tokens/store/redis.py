@@ -6,6 +6,9 @@ epoch if that is not the one that it knows; see `history` in `shelf.lua`.
 
 All keys of a shelf lie in one slot of a Cluster, and each expires by itself, KEEP_SECONDS after it
 was last written: all of what is in it has had its time then.
+
+The tallies of a day are a key of their own, kept for DAY_SECONDS, and `tally.lua` works on that.
+What a server forgets of them, the processes know.
 """
 
 import uuid
@@ -21,6 +24,8 @@ from proxy.tokens.clock import steady
 from proxy.tokens.store.base import (
     BLIND_CALLS,
     CHORE_SECONDS,
+    COMMON,
+    DAY_SECONDS,
     NUMBER_BITS,
     PERMIT_SECONDS,
     RIGHT_COUNTS,
@@ -37,6 +42,7 @@ from proxy.tokens.store.base import (
     Shelved,
     StoreError,
     StoreRefused,
+    Tally,
     Task,
     Wait,
 )
@@ -84,13 +90,16 @@ _News = tuple[
 ]
 _UNREADABLE = (msgspec.ValidationError, ValueError, OverflowError)
 
+_packed = msgspec.msgpack.Encoder().encode
+_unpacked = msgspec.msgpack.Decoder(list[int]).decode
+
 
 def no_skew() -> float:
     return 0.0
 
 
 class RedisStore:
-    """One process's view of a shelf on a Redis server.
+    """One process's view of a shelf and of tallies on a Redis server.
 
     `url` is a RedisUrl's text. `skew` is added to every clock, in seconds. Raises
     StoreRefused if redis-py is not installed.
@@ -98,12 +107,20 @@ class RedisStore:
 
     private = False
 
-    def __init__(self, url: str, shelf: str, *, skew: Callable[[], float] = no_skew) -> None:
+    def __init__(
+        self,
+        url: str,
+        shelf: str,
+        *,
+        tallies: str = COMMON,
+        skew: Callable[[], float] = no_skew,
+    ) -> None:
         where = RedisUrl.parse(url)
         self.place = str(where)
-        self._client, self._script, self._enrol_script = _prepared(where)
+        self._client, self._script, self._enrol_script, self._tally_script = _prepared(where)
         self._shelf = shelf
         self._keys = [f"mobula-proxy:{{{shelf}}}:{name}" for name in _KEYS]
+        self._tallies = f"mobula-proxy:{{{tallies}}}:tallies"
         self._skew = skew
         self._me = uuid.uuid4().hex
         self._enrol_at = 0.0
@@ -190,6 +207,16 @@ class RedisStore:
         parts = (part for pair in shares.items() for part in pair)
         return bool(await self._call(_number, "leave", *parts))
 
+    async def tally(self, day: int, told: Mapping[str, Tally]) -> dict[str, int]:
+        spent = [each.spent for each in told.values()]
+        known = [each.known for each in told.values()]
+        return await self._run(
+            lambda answer: dict(zip(told, _counts(answer), strict=True)),
+            self._tally_script,
+            [f"{self._tallies}:{day}"],
+            [round(DAY_SECONDS * 1000), _packed([*told]), _packed(spent), _packed(known)],
+        )
+
     async def _enrol(self) -> int:
         arguments = [self._shelf, round(KEEP_SECONDS * 1000)]
         others = await self._run(_number, self._enrol_script, [_REGISTRY], arguments)
@@ -204,7 +231,11 @@ class RedisStore:
         return await self._run(read, self._script, self._keys, [*head, *arguments])
 
     async def _run(
-        self, read: Callable[[Any], T], script: "Script", keys: Sequence[str], args: list[object]
+        self,
+        read: Callable[[Any], T],
+        script: "Script",
+        keys: Sequence[str],
+        args: Sequence[object],
     ) -> T:
         """Run a script and read its answer, which may come from anything at that address."""
         try:
@@ -213,14 +244,14 @@ class RedisStore:
             raise StoreError("the store gave an answer that cannot be read") from error
 
 
-def _prepared(url: RedisUrl) -> "tuple[RedisClient, Script, Script]":
+def _prepared(url: RedisUrl) -> "tuple[RedisClient, Script, Script, Script]":
     try:
         from proxy.tokens.store.redis_client import RedisClient, Script  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise StoreRefused(
             "a Redis store needs redis-py; install it with: pip install 'mobula-proxy[redis]'"
         ) from None
-    return RedisClient(url), Script(_shelf_script()), Script(_ENROL)
+    return RedisClient(url), Script(_shelf_script()), Script(_ENROL), Script(_text_of("tally.lua"))
 
 
 def _shelf_script() -> str:
@@ -240,7 +271,11 @@ def _shelf_script() -> str:
         "KEEP": round(KEEP_SECONDS * 1000),  # as PEXPIRE takes it
     }
     head = "".join(f"local {name} = {figure}\n" for name, figure in figures.items())
-    return head + resources.files(__package__).joinpath("shelf.lua").read_text()
+    return head + _text_of("shelf.lua")
+
+
+def _text_of(script: str) -> str:
+    return resources.files(__package__).joinpath(script).read_text()
 
 
 def _written(token: Shelved) -> Iterable[object]:
@@ -258,6 +293,10 @@ def _anything(_: Any) -> None:
 
 def _number(answer: Any) -> int:
     return msgspec.convert(answer, int)
+
+
+def _counts(answer: Any) -> list[int]:
+    return _unpacked(msgspec.convert(answer, bytes))
 
 
 def _list(answer: Any) -> list[Any]:

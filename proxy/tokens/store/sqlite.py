@@ -1,10 +1,12 @@
 """The store in a SQLite file: shared by the processes of one machine, kept over their restarts.
 
-The rules are the `Shelf`'s: each call is one transaction, which reads the shelf's book, asks, and
-writes it back. So it is atomic, also for a process that is killed, and only the file is SQLite's.
+The rules are those of `Shelf` and `Tallies`: each call is one transaction, which reads the book of
+one of them, asks, and writes it back. So it is atomic, also for a process that is killed, and only
+the file is SQLite's.
 
 Time is the steady clock of the machine, which all its processes share until it starts again. What
-was written before that cannot be dated any more, so the shelf then begins a new epoch.
+was written before that cannot be dated any more, so the shelf then begins a new epoch, and the
+tallies begin to age anew.
 """
 
 import asyncio
@@ -23,9 +25,10 @@ from proxy import private
 from proxy.tokens.budget import WINDOW
 from proxy.tokens.clock import steady
 from proxy.tokens.store import file
-from proxy.tokens.store.base import StoreError, StoreRefused
+from proxy.tokens.store.base import COMMON, StoreError, StoreRefused
 from proxy.tokens.store.member import Member
 from proxy.tokens.store.shelf import Book, Shelf
+from proxy.tokens.store.tallies import Day, Tallies
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ BUSY_SECONDS = 2.0
 APPLICATION = 0x6D6F6270
 """Marks the file as ours, for SQLite and for `file`."""
 VERSION = 1
-"""Of the table and of the books in it."""
+"""Of the tables and of the books in them."""
 CREATE = (
     "BEGIN IMMEDIATE",
     "CREATE TABLE shelf (name TEXT PRIMARY KEY, boot TEXT NOT NULL, book BLOB NOT NULL)",
@@ -42,16 +45,22 @@ CREATE = (
     f"PRAGMA user_version = {VERSION}",
     "COMMIT",
 )
+ADD = (
+    "CREATE TABLE IF NOT EXISTS tallies "
+    "(name TEXT PRIMARY KEY, boot TEXT NOT NULL, book BLOB NOT NULL)"
+)
+"""What the first files of this version do not have; a proxy that does not know it leaves it be."""
 UNREADABLE = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 HOPELESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
 """What waiting does not heal: the path is wrong, or not for us."""
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Book).decode
+decode_days = msgspec.msgpack.Decoder(dict[int, Day]).decode
 
 
 class SqliteStore(Member):
-    """A shelf in a SQLite file, as one process uses it."""
+    """A shelf and tallies in a SQLite file, as one process uses them."""
 
     private = False
 
@@ -63,10 +72,11 @@ class SqliteStore(Member):
         clock: Callable[[], float] = steady,
         boot: Callable[[], str] = file.boot,
         busy_seconds: float = BUSY_SECONDS,
+        tallies: str = COMMON,
     ) -> None:
         super().__init__()
         self.place = f"sqlite file {path}"
-        self._shelves = _Shelves(path, shelf, clock, boot, busy_seconds)
+        self._shelves = _Shelves(path, shelf, tallies, clock, boot, busy_seconds)
         self._thread: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
@@ -88,6 +98,9 @@ class SqliteStore(Member):
     async def _ask(self, question: Callable[[Shelf], T], *, durable: bool = False) -> T:
         return await self._call(partial(self._shelves.ask, question, durable=durable))
 
+    async def _count(self, question: Callable[[Tallies], T]) -> T:
+        return await self._call(partial(self._shelves.count, question))
+
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
             raise StoreError("the SQLite store is closed")
@@ -101,12 +114,14 @@ class _Shelves:
         self,
         path: Path,
         shelf: str,
+        tallies: str,
         clock: Callable[[], float],
         boot: Callable[[], str],
         busy_seconds: float,
     ) -> None:
         self._path = path
         self._shelf = shelf
+        self._tallies = tallies
         self._clock = clock
         self._boot = boot
         self._busy_seconds = busy_seconds
@@ -128,6 +143,16 @@ class _Shelves:
                 (self._shelf, self._booted, encode(shelf.book)),
             )
         self._lost = False
+        return answer
+
+    def count(self, question: Callable[[Tallies], T]) -> T:
+        with _plain_errors(self._path), self._transaction() as db:
+            tallies = self._read_tallies(db)
+            answer = question(tallies)
+            db.execute(
+                "INSERT OR REPLACE INTO tallies (name, boot, book) VALUES (?, ?, ?)",
+                (self._tallies, self._booted, encode(tallies.days)),
+            )
         return answer
 
     def others(self) -> int:
@@ -152,6 +177,14 @@ class _Shelves:
         if self._lost:
             shelf.close_for(WINDOW)
         return shelf
+
+    def _read_tallies(self, db: sqlite3.Connection) -> Tallies:
+        wanted = "SELECT boot, book FROM tallies WHERE name = ?"
+        row = db.execute(wanted, (self._tallies,)).fetchone()
+        tallies = Tallies(self._clock, decode_days(row[1]) if row else None)
+        if row and row[0] != self._booted:
+            tallies.date_anew()
+        return tallies
 
     def _shelf_of(self, book: bytes | None) -> Shelf:
         read = None if book is None else decode(book)
@@ -190,7 +223,7 @@ class _Shelves:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Make the table where there is none; refuse what is not ours."""
+    """Make the tables where there are none; refuse what is not ours."""
     application, version = (_number(db, name) for name in ("application_id", "user_version"))
     if (application, version) == (0, 0) and not _number(db, "schema_version"):
         db.execute("PRAGMA journal_mode = WAL")
@@ -203,6 +236,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"{path} has the format {version} of another version of mobula-proxy, this one has "
             f"{VERSION}: name another file, or remove it once no proxy uses it"
         )
+    db.execute(ADD)
 
 
 def _number(db: sqlite3.Connection, pragma: str) -> int:

@@ -5,11 +5,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proxy.tokens.store.base import Store
+from proxy.tokens.store.base import COMMON, Store
 from proxy.tokens.store.memory import MemoryStore
 from proxy.tokens.store.redis import RedisStore
 from proxy.tokens.store.shelf import Shelf
 from proxy.tokens.store.sqlite import SqliteStore
+from proxy.tokens.store.tallies import Tallies
 from redis_server import RedisServer
 
 SHELF = "shelf"
@@ -22,6 +23,8 @@ class Fleet(ABC):
     """Whether the store may come back empty by itself."""
     beside: bool
     """Whether several shelves may lie in it."""
+    ages: bool
+    """Whether a day's tallies age by the fleet's clock; a server's keys do by its own."""
     edge: float
     """How close to an instant a test can get, in seconds: a server's own clock goes on meanwhile.
 
@@ -41,9 +44,9 @@ class Fleet(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.passed:.1f} s on>"
 
-    async def member(self, shelf: str = SHELF) -> Store:
+    async def member(self, shelf: str = SHELF, tallies: str = COMMON) -> Store:
         """Another process, which has opened the store."""
-        store = self._store(shelf)
+        store = self._store(shelf, tallies)
         self._open.push_async_callback(store.close)
         await store.open()
         return store
@@ -55,7 +58,7 @@ class Fleet(ABC):
         await self._open.aclose()
 
     @abstractmethod
-    def _store(self, shelf: str) -> Store: ...
+    def _store(self, shelf: str, tallies: str) -> Store: ...
 
 
 class MemoryFleet(Fleet):
@@ -63,15 +66,17 @@ class MemoryFleet(Fleet):
 
     blind = True
     beside = False
+    ages = True
     edge = 2.0**-10
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._shelf = Shelf(lambda: self.passed, lasting=True, blind=self.blind)
+        self._tallies = Tallies(lambda: self.passed)
 
-    def _store(self, shelf: str) -> Store:
-        assert shelf == SHELF
-        return MemoryStore(self._shelf)
+    def _store(self, shelf: str, tallies: str) -> Store:
+        assert (shelf, tallies) == (SHELF, COMMON)
+        return MemoryStore(self._shelf, tallies=self._tallies)
 
 
 class FaithfulMemoryFleet(MemoryFleet):
@@ -83,11 +88,16 @@ class FaithfulMemoryFleet(MemoryFleet):
 class SqliteFleet(Fleet):
     blind = False
     beside = True
+    ages = True
     edge = 2.0**-10
 
-    def _store(self, shelf: str) -> Store:
+    def _store(self, shelf: str, tallies: str) -> Store:
         return SqliteStore(
-            self.folder / "store.db", shelf, clock=lambda: self.passed, boot=lambda: "a boot"
+            self.folder / "store.db",
+            shelf,
+            clock=lambda: self.passed,
+            boot=lambda: "a boot",
+            tallies=tallies,
         )
 
 
@@ -96,6 +106,7 @@ class RedisFleet(Fleet):
 
     blind = True
     beside = True
+    ages = False
     edge = 0.5
     needs = ("redis_server",)
 
@@ -104,8 +115,8 @@ class RedisFleet(Fleet):
         server.ask("FLUSHALL")
         self._url = server.url
 
-    def _store(self, shelf: str) -> Store:
-        return RedisStore(self._url, shelf, skew=lambda: self.passed)
+    def _store(self, shelf: str, tallies: str) -> Store:
+        return RedisStore(self._url, shelf, tallies=tallies, skew=lambda: self.passed)
 
 
 FLEETS: dict[str, type[Fleet]] = {

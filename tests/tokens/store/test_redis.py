@@ -17,6 +17,8 @@ import trustme
 from harness import KEY, until
 from proxy.tokens.model import Secret
 from proxy.tokens.store.base import (
+    COMMON,
+    DAY_SECONDS,
     SHARER_SECONDS,
     Ending,
     Granted,
@@ -27,6 +29,7 @@ from proxy.tokens.store.base import (
     Shelved,
     Store,
     StoreError,
+    Tally,
     Wait,
 )
 from proxy.tokens.store.redis import ENROL_SECONDS, KEEP_SECONDS, RedisStore, no_skew
@@ -36,7 +39,10 @@ from wire import Far
 
 BOUND_SECONDS = 2.5
 """A call takes no longer, whatever the server does: a second to connect, and one to answer."""
+DAY = 20_000
 ORDER = Order(count=2, limit=5000, lifetime=3600.0)
+TALLIES = f"mobula-proxy:{{{COMMON}}}:tallies:{DAY}".encode()
+"""The key of a day."""
 
 
 @contextlib.asynccontextmanager
@@ -188,6 +194,15 @@ async def test_a_call_of_an_old_epoch_ends_none_of_a_new_one(server: RedisServer
         assert (await store.attend(Report(rate=1.0))).minting
 
 
+async def test_tallies_go_on_from_what_is_known_when_a_server_comes_back_empty(
+    server: RedisServer,
+) -> None:
+    async with opened(server.url) as store:
+        assert await store.tally(DAY, {"client": Tally(5)}) == {"client": 5}
+        await restarted(server)
+        assert await store.tally(DAY, {"client": Tally(1, known=5)}) == {"client": 6}
+
+
 # --- Outages -------------------------------------------------------------------------------------
 
 
@@ -203,6 +218,18 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_used_again(server: Re
         before = await fleet_has_tokens(store)
         await is_sent_once(store, server)
         assert (await store.attend(Report(rate=1.0))).epoch == before.epoch
+
+
+async def test_what_is_told_again_for_want_of_an_answer_counts_twice_and_never_not_at_all(
+    server: RedisServer,
+) -> None:
+    told = {"client": Tally(5)}
+    async with opened(server.url) as store:
+        await store.tally(DAY, told)
+        server.freeze()
+        assert await refusal(store.tally(DAY, told)) == "the store gave no answer in time"
+        server.thaw()
+        assert await store.tally(DAY, told) == {"client": 15}
 
 
 async def test_a_server_that_does_not_even_accept(far: Far) -> None:
@@ -231,6 +258,7 @@ async def test_a_server_without_memory_changes_nothing(server: RedisServer) -> N
             store.permit(ORDER),
             store.end(Permit(1), Ending(sent=False)),
             store.leave({"a": 1}),
+            store.tally(DAY, {"client": Tally(1), "other": Tally(1)}),
         ]
         for call in calls:
             assert await refusal(call) == "the store is out of memory"
@@ -238,8 +266,8 @@ async def test_a_server_without_memory_changes_nothing(server: RedisServer) -> N
 
 
 def contents(server: RedisServer, shelf: str) -> dict[bytes, bytes]:
-    """What lies in the keys of a shelf."""
-    keys = server.ask("KEYS", f"*{shelf}*")
+    """What lies in the keys of a shelf, and in those of the tallies."""
+    keys = [*server.ask("KEYS", f"*{shelf}*"), TALLIES]
     return {key: server.ask("DUMP", key) for key in keys}
 
 
@@ -289,11 +317,21 @@ async def test_a_refusal_is_told_in_plain_words(far: Far, said: str, text: str) 
 
 
 @pytest.mark.parametrize(
-    "said", [b":1", b":x", b"+OK", b"$-1", b"*1\r\n$1\r\n\xff", b"*2\r\n:1\r\n$1\r\n2"]
+    "said",
+    [
+        *(b":1", b":x", b"+OK", b"$-1", b"*1\r\n$1\r\n\xff", b"*2\r\n:1\r\n$1\r\n2"),
+        *(b"$1\r\n\xff", b"$2\r\n\x91\x01"),
+    ],
 )
 async def test_an_answer_that_is_not_our_scripts_is_an_outage(far: Far, said: bytes) -> None:
     store = RedisStore(f"redis://{far.authority}", "shelf")
-    for question in (store.grant("t", 1), store.permit(ORDER), store.load(), store.abandoned()):
+    for question in (
+        store.grant("t", 1),
+        store.permit(ORDER),
+        store.load(),
+        store.abandoned(),
+        store.tally(DAY, {"client": Tally(1), "other": Tally(1)}),
+    ):
         call = asyncio.create_task(refusal(question))
         wire = await far.wire()
         await wire.some()
@@ -374,6 +412,7 @@ async def everything(store: Store) -> None:
     await store.settle_abandoned(permit.number)
     await store.abandoned()
     await store.rotate()
+    await store.tally(DAY, {"client": Tally(1)})
     await store.leave({"a": 1})
     await store.attend(Report(rate=3.0, holds=frozenset("a")))
 
@@ -386,10 +425,26 @@ async def test_every_key_is_marked_and_expires_by_itself(server: RedisServer) ->
         await everything(store)
     keys = server.ask("KEYS", "*")
     of_the_shelf = {key for key in keys if key.startswith(b"mobula-proxy:{f1ee7}:")}
-    assert set(keys) - of_the_shelf == {b"mobula-proxy:shelves"}
+    beside = {b"mobula-proxy:shelves": KEEP_SECONDS, TALLIES: DAY_SECONDS}
+    assert set(keys) - of_the_shelf == beside.keys()
     assert len(of_the_shelf) == 12
     for key in keys:
-        assert KEEP_SECONDS - 60 < server.ask("TTL", key) <= KEEP_SECONDS, key
+        kept = beside.get(key, KEEP_SECONDS)
+        assert kept - 60 < server.ask("TTL", key) <= kept, key
+
+
+async def test_a_day_of_which_something_is_told_is_kept_anew(server: RedisServer) -> None:
+    async with opened(server.url) as store:
+        await store.tally(DAY, {"client": Tally(1)})
+        server.ask("EXPIRE", TALLIES, 100)
+        await store.tally(DAY, {"client": Tally(1)})
+        assert server.ask("TTL", TALLIES) > 100
+
+
+async def test_a_day_that_is_only_asked_about_is_not_kept(server: RedisServer) -> None:
+    async with opened(server.url) as store:
+        await store.tally(DAY, {"client": Tally(0)})
+        assert not server.ask("EXISTS", TALLIES)
 
 
 async def test_a_shelf_that_is_in_use_stays_known(server: RedisServer) -> None:

@@ -19,6 +19,7 @@ from proxy.tokens.budget import CALLS, WINDOW
 from proxy.tokens.model import Secret
 from proxy.tokens.store import file
 from proxy.tokens.store.base import (
+    DAY_SECONDS,
     PERMIT_SECONDS,
     Abandoned,
     Ending,
@@ -29,10 +30,12 @@ from proxy.tokens.store.base import (
     Shelved,
     StoreError,
     StoreRefused,
+    Tally,
     Wait,
 )
 from proxy.tokens.store.seal import Seal
-from proxy.tokens.store.sqlite import VERSION, SqliteStore, decode, encode
+from proxy.tokens.store.sqlite import CREATE, VERSION, SqliteStore, decode, decode_days, encode
+from tokens.store.hammer import CLIENT, DAY
 
 HAMMER = Path(__file__).with_name("hammer.py")
 ORDER = Order(count=1, limit=100, lifetime=3600.0)
@@ -50,6 +53,11 @@ BOOK = b64decode(
     "YXR1cyA1MDM="
 )
 """A book that has something of everything, as VERSION 1 writes it."""
+DAYS = b64decode(
+    "gs1OIIKnZ3Jld19hdMtAKQAAAAAAAKZjb3VudHOBpWJhdGNoB81OIYKnZ3Jld19hdMtA9RgAAAAAAKZjb3VudHOCrWFw"
+    "cC5ldS13ZXN0XzHOAAERcKViYXRjaAE="
+)
+"""Tallies of two days, as VERSION 1 writes them."""
 
 Open = Callable[..., SqliteStore]
 
@@ -87,6 +95,10 @@ async def permitted(store: SqliteStore) -> Permit:
     answer = await store.permit(ORDER)
     assert isinstance(answer, Permit)
     return answer
+
+
+async def tally_of(store: SqliteStore) -> int:
+    return (await store.tally(DAY, {CLIENT: Tally(0)}))[CLIENT]
 
 
 def mode(path: Path) -> int:
@@ -234,6 +246,16 @@ async def test_a_file_of_another_version_is_refused(at: Open, path: Path) -> Non
         await at().open()
 
 
+@pytest.mark.parametrize("days", [b"", b"\xff", b"\x81\x01\x07"])
+async def test_damaged_tallies_are_refused(at: Open, path: Path, days: bytes) -> None:
+    store = await opened(at())
+    await store.tally(DAY, {CLIENT: Tally(5)})
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE tallies SET book = ?", (days,))
+    with pytest.raises(StoreRefused, match="or damaged"):
+        await tally_of(store)
+
+
 @pytest.mark.parametrize("book", [b"", b"\xff", b"\x81\xa5epoch\x07"])
 async def test_a_damaged_book_is_refused(at: Open, path: Path, book: bytes) -> None:
     store = await opened(at())
@@ -255,6 +277,29 @@ def test_a_book_of_this_version_is_written_as_it_always_was() -> None:
     """Whoever changes what a book is made of gives it a new version, and writes this one anew."""
     assert VERSION == 1
     assert encode(decode(BOOK)) == BOOK
+    assert encode(decode_days(DAYS)) == DAYS
+
+
+async def test_a_file_from_before_there_were_tallies_gets_some(at: Open, path: Path) -> None:
+    path.parent.mkdir(0o700)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in CREATE:
+            db.execute(statement)
+        db.execute("INSERT INTO shelf VALUES ('shelf', 'a boot', ?)", (BOOK,))
+    store = await opened(at(now=13))
+    assert [each.id for each in await store.load()] == [T]
+    assert await store.tally(DAY, {CLIENT: Tally(5)}) == {CLIENT: 5}
+
+
+async def test_a_file_with_tallies_is_one_to_those_who_know_of_none(at: Open, path: Path) -> None:
+    """They run beside each other while a fleet is brought up to date, or back."""
+    store = await opened(at())
+    await store.tally(DAY, {CLIENT: Tally(5)})
+    await store.add([shelved()])
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        ((name, boot, book),) = db.execute("SELECT * FROM shelf")
+    assert (name, boot, [*decode(book).entries]) == ("shelf", "a boot", [T])
 
 
 # Restarts
@@ -319,6 +364,15 @@ async def test_what_mobula_closed_before_the_boot_stays_closed(at: Open) -> None
     await before.end(await permitted(before), Ending(closed_for=300))
     after = await opened(at("another boot", 7))
     assert await after.permit(ORDER) == Wait(300, minting=False)
+
+
+async def test_tallies_survive_the_processes_and_the_boot(at: Open) -> None:
+    before = await opened(at("one boot", 500_000))
+    await before.tally(DAY, {CLIENT: Tally(5)})
+    after = await opened(at("another boot", 20))
+    assert await tally_of(after) == 5
+    later = await opened(at("another boot", 20 + DAY_SECONDS))
+    assert await tally_of(later) == 0
 
 
 def test_the_boot_is_told_by_the_kernel(tmp_path: Path) -> None:
@@ -481,6 +535,7 @@ async def test_processes_are_never_granted_a_request_twice(path: Path) -> None:
     await asyncio.gather(*(each.work() for each in hammers))
     assert sum(each.granted for each in hammers) == 1500
     assert sum(each.permits for each in hammers) == CALLS
+    assert await tally_of(store) == 1500
     assert await store.grant(T, 1) == Granted(0, 0)
     await store.close()
 
@@ -496,7 +551,8 @@ async def test_a_process_that_is_killed_leaves_the_shelf_whole(path: Path) -> No
         await hammer.kill()
         told += hammer.granted
         granted = 100_000 - (await store.grant(T, 0)).free
-        assert told <= granted <= told + killed  # each was killed in one round at most
+        assert told <= await tally_of(store) <= granted
+        assert granted <= told + killed  # each was killed in one round at most
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     await store.close()

@@ -12,6 +12,8 @@ from proxy.tokens.budget import CALLS, WINDOW
 from proxy.tokens.store.base import (
     BLIND_CALLS,
     CHORE_SECONDS,
+    CLIENTS_A_CALL,
+    DAY_SECONDS,
     PERMIT_SECONDS,
     RIGHT_COUNTS,
     RIGHTS,
@@ -25,6 +27,7 @@ from proxy.tokens.store.base import (
     Roll,
     Shelved,
     Store,
+    Tally,
     Task,
     Wait,
 )
@@ -36,8 +39,12 @@ ORDER = Order(count=2, limit=LIMIT, lifetime=LIVES)
 IDLE = Report(rate=0.0, wants_right=False)
 BLIND = [name for name, kind in FLEETS.items() if kind.blind]
 BESIDE = [name for name, kind in FLEETS.items() if kind.beside]
+AGES = [name for name, kind in FLEETS.items() if kind.ages]
+
+DAY = 20_000
 
 T, U = "token-t", "token-u"
+A, B = "app.eu-west_1", "batch"
 
 
 def shelved(name: str, *, free: int = LIMIT, lives: float = LIVES, age: float = 0.0) -> Shelved:
@@ -92,6 +99,15 @@ async def mint(store: Store, ending: Ending | None = None) -> None:
 async def chore(store: Store, inspect_every: float = math.inf) -> tuple[Task, str] | None:
     answer = await store.chore(inspect_every)
     return None if answer is None else (answer.task, answer.token.id)
+
+
+async def spend(store: Store, requests: int, client: str = A, day: int = DAY) -> int:
+    """Tell what a client has spent, and return the fleet's tally of it."""
+    return (await store.tally(day, {client: Tally(requests)}))[client]
+
+
+async def tally_of(store: Store, client: str = A, day: int = DAY) -> int:
+    return await spend(store, 0, client, day)
 
 
 def budget(fleet: Fleet) -> int:
@@ -912,3 +928,98 @@ async def test_the_most_urgent_chore_comes_first(fleet: Fleet) -> None:
         (Task.INSPECT, "old"),
         None,
     ]
+
+
+# 9. A tally never falls
+
+
+async def test_a_tally_is_what_all_have_told_together(fleet: Fleet) -> None:
+    one, other = await fleet.member(), await fleet.member()
+    assert await spend(one, 5) == 5
+    assert await spend(other, 7) == 12
+    assert await tally_of(one) == 12
+
+
+async def test_who_has_spent_nothing_has_a_tally_of_nothing(fleet: Fleet) -> None:
+    store = await fleet.member()
+    assert await tally_of(store) == 0
+
+
+async def test_each_client_has_a_tally_of_its_own_on_each_day(fleet: Fleet) -> None:
+    store = await fleet.member()
+    assert await store.tally(DAY, {A: Tally(5), B: Tally(7)}) == {A: 5, B: 7}
+    assert await store.tally(DAY + 1, {B: Tally(1)}) == {B: 1}
+    assert await store.tally(DAY, {B: Tally(0), A: Tally(1)}) == {A: 6, B: 7}
+
+
+async def test_none_is_lost_however_many_tell_at_once(fleet: Fleet) -> None:
+    members = [await fleet.member() for _ in range(3)]
+    answers = await asyncio.gather(*(spend(each, 2) for _ in range(15) for each in members))
+    assert sorted(answers) == list(range(2, 92, 2))
+
+
+async def test_as_many_clients_as_one_call_takes(fleet: Fleet) -> None:
+    store = await fleet.member()
+    told = {f"{n:a<63}": Tally(n) for n in range(CLIENTS_A_CALL)}
+    expected = {name: 2 * each.spent for name, each in told.items()}
+    await store.tally(DAY, told)
+    assert await store.tally(DAY, told) == expected
+
+
+async def test_a_tally_that_the_store_forgot_goes_on_from_what_a_process_knows(
+    fleet: Fleet,
+) -> None:
+    one, other = await fleet.member(), await fleet.member()
+    assert await one.tally(DAY, {A: Tally(5, known=100)}) == {A: 105}
+    assert await other.tally(DAY, {A: Tally(7, known=98)}) == {A: 112}
+
+
+async def test_to_ask_is_to_say_what_one_knows(fleet: Fleet) -> None:
+    one, other = await fleet.member(), await fleet.member()
+    assert await one.tally(DAY, {A: Tally(0, known=100)}) == {A: 100}
+    assert await tally_of(other) == 100
+
+
+# 11. Days
+
+
+@pytest.mark.parametrize("day", [0, DAY - 1, DAY + 1, DAY + 10_000])
+async def test_a_process_with_another_day_takes_nothing_from_this_one(
+    fleet: Fleet, day: int
+) -> None:
+    store, wrong = await fleet.member(), await fleet.member()
+    await spend(store, 5)
+    assert await spend(wrong, 7, day=day) == 7
+    assert await tally_of(store) == 5
+
+
+@pytest.mark.parametrize("new_fleet", AGES, indirect=True)
+async def test_a_day_is_forgotten_so_long_after_a_tally_of_it_grew(fleet: Fleet) -> None:
+    store = await fleet.member()
+    await spend(store, 5)
+    fleet.pass_time(DAY_SECONDS - fleet.edge)
+    assert await spend(store, 1, B) == 1
+    fleet.pass_time(DAY_SECONDS - fleet.edge)
+    assert await tally_of(store) == 5
+    fleet.pass_time(fleet.edge)
+    assert await tally_of(store) == 0
+
+
+@pytest.mark.parametrize("new_fleet", BESIDE, indirect=True)
+async def test_tallies_outlive_a_change_of_the_shelf(fleet: Fleet) -> None:
+    before, after = await fleet.member("old key"), await fleet.member("new key")
+    await spend(before, 5)
+    assert await spend(after, 7) == 12
+
+
+@pytest.mark.parametrize("new_fleet", BESIDE, indirect=True)
+async def test_tallies_of_another_name_are_others(fleet: Fleet) -> None:
+    one, other = await fleet.member(), await fleet.member(tallies="other")
+    await spend(one, 5)
+    assert await spend(other, 7) == 7
+
+
+async def test_tallies_do_not_make_a_process_a_sharer(fleet: Fleet) -> None:
+    one, other = await fleet.member(), await fleet.member()
+    await spend(other, 5)
+    assert (await attend(one)).sharers == 1

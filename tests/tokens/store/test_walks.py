@@ -14,15 +14,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.tokens.store.base import Chore, Ending, Order, Permit, Report, Roll, Shelved, Store
+from proxy.tokens.store.base import (
+    Chore,
+    Ending,
+    Order,
+    Permit,
+    Report,
+    Roll,
+    Shelved,
+    Store,
+    Tally,
+)
 from tokens.store.fleets import FLEETS, Fleet, model_of
 
 BESIDE = [name for name, kind in FLEETS.items() if kind.beside]
 MEMBERS = 3
 LIMIT = 10
+DAY = 86_400
 TOKENS = st.sampled_from(["a", "b", "c", "d"])
 COUNTS = st.integers(0, LIMIT + 2)
-SPANS = st.sampled_from([1, 3, 5, 9, 10, 14, 15, 16, 45, 50, 59, 60, 61, 100, 3600])
+SPANS = st.sampled_from([1, 3, 5, 9, 10, 14, 15, 16, 45, 50, 59, 60, 61, 100, 3600, 43_200])
 
 SHELVED = st.builds(
     Shelved,
@@ -53,6 +64,15 @@ ENDINGS = st.builds(
     closed_for=st.sampled_from([0.0, 0.0, 5.0, 90.0]),
     fault=st.sampled_from(["", "status 503"]),
 )
+CLIENTS = ["app", "batch", "x.y_z-1"]
+TOLD = st.dictionaries(
+    st.sampled_from(CLIENTS),
+    st.builds(Tally, spent=st.integers(0, 9), known=st.sampled_from([0, 0, 0, 20, 30])),
+    min_size=1,
+)
+DAYS_AGO = st.sampled_from([0, 0, 0, 1])
+"""Of a tally: a process tells of yesterday what it could not tell before midnight."""
+ASKED = dict.fromkeys(CLIENTS, Tally(0))
 PERMITS = st.integers(0, 5)
 """Which of the permits so far, counted from the newest."""
 
@@ -79,6 +99,7 @@ STEPS = st.one_of(
     step("abandoned"),
     step("settle_abandoned", PERMITS),
     step("rotate"),
+    step("tally", DAYS_AGO, TOLD),
     step("leave", st.dictionaries(TOKENS, st.integers(0, 3), max_size=2)),
 )
 WALKS = st.lists(st.tuples(st.integers(0, MEMBERS - 1), STEPS), max_size=60)
@@ -104,6 +125,8 @@ class Walk:
         if name in ("end", "settle_abandoned"):
             permit = self._permit(arguments[0])
             arguments = (permit if name == "end" else permit.number, *arguments[1:])
+        if name == "tally":
+            arguments = (self._today() - arguments[0], arguments[1])
         if name == "chores":
             return self._plain(await self._chores(self._members[member], *arguments))
         answer = await getattr(self._members[member], name)(*arguments)
@@ -115,7 +138,11 @@ class Walk:
         """Look at all that can be seen without changing anything."""
         any_member = self._members[0]
         tokens = sorted(await any_member.load(), key=lambda each: each.id)
-        return self._plain([tokens, await any_member.abandoned()])
+        tallies = [await any_member.tally(self._today() - ago, ASKED) for ago in (0, 1)]
+        return self._plain([tokens, await any_member.abandoned(), tallies])
+
+    def _today(self) -> int:
+        return int(self._fleet.passed // DAY)
 
     async def _chores(self, member: Store, inspect_every: float) -> list[Chore]:
         """Take all that are due, and return them by token."""
