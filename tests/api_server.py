@@ -33,8 +33,8 @@ def jwt_of(**claims: Any) -> str:
 class ApiServer:
     """Knows the tokens that it issued, until they expire or are revoked.
 
-    A test may set `status` or `body` to what each review is to be answered with, and `gate` to what
-    is to hold it up.
+    A test may set `status` or `body` to what each review is to be answered with, or `hangs_up`, and
+    `gate` to what is to hold it up.
     """
 
     def __init__(self, folder: Path, wall: Callable[[], float], *, tls: bool = True) -> None:
@@ -48,6 +48,7 @@ class ApiServer:
         self.peers: set[object] = set()
         self.wrong: list[str] = []
         self.gate: Gate | None = None
+        self.hangs_up = False
         self.status: int | None = None
         self.body: bytes | None = None
         self.headers: dict[str, str] = {}
@@ -125,6 +126,8 @@ class ApiServer:
             return _failure(401, "Unauthorized")
         token, audience = self._asked(request, said)
         self.reviewed.append(token)
+        if self.hangs_up and request.transport:
+            request.transport.abort()
         if self.status is not None:
             return _failure(self.status, "as the test says", self.headers)
         if self.body is not None:

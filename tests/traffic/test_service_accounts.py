@@ -362,6 +362,16 @@ async def test_the_pauses_grow_from_about_a_second(world: World) -> None:
     assert len(world.api.reviewed) == 5
 
 
+async def test_the_pauses_of_the_next_outage_begin_anew(world: World) -> None:
+    token = world.issue()
+    for status in (503, 503, 503, None):
+        world.api.status = status
+        world.later(LONGEST_PAUSE)
+        await asyncio.wait(begun(world.accounts.review(token)))
+    world.api.status = 503
+    assert (await world.unavailable(world.issue())).retry_after == 1
+
+
 async def test_whoever_has_an_old_answer_does_not_wait_for_the_next_try(world: World) -> None:
     (token,) = await world.known_ones(1)
     world.later(60.0)
@@ -454,6 +464,12 @@ async def test_why_it_cannot_be_asked_is_said(world: World, status: int, said: s
 async def test_an_answer_that_is_no_review_is_no_verdict(world: World, body: bytes) -> None:
     world.api.body = body
     assert "its answer is no TokenReview" in str(await world.unavailable(world.issue()))
+
+
+async def test_a_connection_that_ends_in_mid_review_is_no_verdict(world: World) -> None:
+    world.api.hangs_up = True
+    refusal = await world.unavailable(world.issue())
+    assert "the connection ended before the answer" in str(refusal)
 
 
 async def test_an_answer_without_an_end_is_not_read_to_it(world: World) -> None:
