@@ -189,7 +189,9 @@ class App:
             settings.clients,
             settings.clients_file,
             settings.service_accounts,
+            tally=self._sharing.tally,
             tell=self._tell_reread,
+            tell_reviews=self._tell_reviews,
             clock=self._clock,
         )
 
@@ -257,6 +259,12 @@ class App:
         else:
             self._log.info("a file that changed was read again", file=event.file)
 
+    def _tell_reviews(self, why: str) -> None:
+        if why:
+            self._log.error("ServiceAccount tokens cannot be checked", reason=why)
+        else:
+            self._log.info("ServiceAccount tokens can be checked again")
+
     def _auth(self, listener: ListenerSettings) -> Auth | None:
         """Return what asks a listener's clients who they are; of a socket's its mode says it."""
         if listener.authenticate:
@@ -292,11 +300,11 @@ class App:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
-            for keeping in filter(None, (self._reception, *self._watched)):
-                await stack.enter_async_context(keeping)
             await self._open_ca()
             await self._open_store()
             stack.push_async_callback(self._sharing.close)
+            for keeping in filter(None, (self._reception, *self._watched)):
+                await stack.enter_async_context(keeping)
             for listener in self._listeners:
                 await listener.bind()
                 stack.push_async_callback(listener.close)

@@ -4,21 +4,28 @@ It reads the file of clients again when that changes, and tells the store what c
 their day, so that all processes that share it count together.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from proxy.config import ClientSettings, ServiceAccountSettings, read_clients
 from proxy.settings.problems import SettingsError
+from proxy.tokens.store.base import Tally
 from proxy.traffic.auth import Auth
 from proxy.traffic.clients import Roster
 from proxy.traffic.fact import Reread
 from proxy.traffic.service_accounts import ServiceAccounts
 from proxy.traffic.usage import Usage
 from proxy.traffic.watched import Watched
+
+TALLY_SECONDS = 1.0
+"""How often the store is told what clients have used of their day."""
+FAREWELL_SECONDS = 1.0
+"""How long the last time of it may take."""
 
 
 class Reception(AbstractAsyncContextManager["Reception"]):
@@ -30,15 +37,22 @@ class Reception(AbstractAsyncContextManager["Reception"]):
         clients_file: str | None,
         service_accounts: ServiceAccountSettings,
         *,
+        tally: Callable[[int, Mapping[str, Tally]], Awaitable[Mapping[str, int]]],
         tell: Callable[[Reread], None],
+        tell_reviews: Callable[[str], None],
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Read the file of clients, if there is one. Raises ValueError for one that is wrong."""
+        """Read the file of clients, if there is one. Raises ValueError for one that is wrong.
+
+        `tally` is `Sharing.tally`; `tell_reviews` is told as `ServiceAccounts` tells.
+        """
         self._clients = clients
         self._clients_file = clients_file
+        self._tally = tally
+        self._wall = wall
         self._usage = Usage()
-        self._reviews = ServiceAccounts(service_accounts, clock=clock, wall=wall)
+        self._reviews = ServiceAccounts(service_accounts, clock=clock, wall=wall, tell=tell_reviews)
         self.auth = Auth(
             Roster(clients), reviews=self._reviews, usage=self._usage, clock=clock, wall=wall
         )
@@ -57,6 +71,8 @@ class Reception(AbstractAsyncContextManager["Reception"]):
             await stack.enter_async_context(self._reviews)
             if self._watched is not None:
                 await stack.enter_async_context(self._watched)
+            telling = asyncio.create_task(self._tell_store())
+            stack.push_async_callback(self._finish_telling, telling)
             self._stack = stack.pop_all()
         return self
 
@@ -67,6 +83,24 @@ class Reception(AbstractAsyncContextManager["Reception"]):
         trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    async def _tell_store(self) -> None:
+        while True:
+            await asyncio.sleep(TALLY_SECONDS)
+            await self._tell_once()
+
+    async def _tell_once(self) -> None:
+        day, untold = self._usage.untold(self._wall())
+        if untold:
+            self._usage.told(day, await self._tally(day, untold))
+
+    async def _finish_telling(self, telling: asyncio.Task[None]) -> None:
+        """Tell what has not been told, so that a restart resets no count."""
+        telling.cancel()
+        await asyncio.wait({telling})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._tell_once()
 
 
 def read_roster(clients: Mapping[str, ClientSettings], clients_file: str) -> Roster:

@@ -3,7 +3,7 @@
 - A second's worth of requests is a bucket: it holds one second of them, one at least, fills at the
   client's rate, and each request takes one out. Each process has its own.
 - A day is a day of UTC. What a process counts it tells the others now and then, and learns what
-  they counted (`unsent`, `told`); between two such times each goes by what it knows. So a fleet may
+  they counted (`untold`, `told`); between two such times each goes by what it knows. So a fleet may
   go over a limit by what it serves in that time.
 - A request that is refused for one of its limits counts for neither.
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.errors import ClientQuotaUsedUp, ClientRateLimited
+from proxy.tokens.store.base import Tally
 from proxy.traffic.clients import Client
 
 DAY_SECONDS = 86400
@@ -32,8 +33,8 @@ class _Day:
     """What all have counted, as the store last told."""
     own: int = 0
     """What we have counted since."""
-    sending: int = 0
-    """What of that is being told to the store."""
+    telling: int = 0
+    """What of that the store is being told."""
 
     @property
     def total(self) -> int:
@@ -93,22 +94,20 @@ class Usage:
 
     # What the fleet knows
 
-    def unsent(self, wall: float) -> tuple[int, Mapping[str, int]]:
-        """Return the number of the day, and what to tell of it: 0 asks what others counted.
-
-        It is of all who have sent something today..
-        """
+    def untold(self, wall: float) -> tuple[int, dict[str, Tally]]:
+        """Return the number of the day, and what is to be told of it, by client."""
         self._turn(wall)
-        for each in self._days.values():
-            each.sending = each.own
-        return self._day, {name: each.sending for name, each in self._days.items()}
+        told = {name: each for name, each in self._days.items() if each.own}
+        for each in told.values():
+            each.telling = each.own
+        return self._day, {name: Tally(each.own, each.fleet) for name, each in told.items()}
 
     def told(self, day: int, counts: Mapping[str, int]) -> None:
-        """Take in what the fleet has counted on that day, with what we have told."""
+        """Take in the fleet's counts of that day; who is missing is told of again."""
         if day != self._day:
             return
         for name, count in counts.items():
             if (known := self._days.get(name)) is not None:
                 known.fleet = count
-                known.own -= known.sending
-                known.sending = 0
+                known.own -= known.telling
+                known.telling = 0
