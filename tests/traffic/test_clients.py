@@ -21,7 +21,7 @@ def roster(**clients: dict[str, Any]) -> Roster:
 
 
 def name_of(client: Client | None) -> str | None:
-    return client and client.name
+    return None if client is None else client.name
 
 
 def test_token_is_known_by_its_digest() -> None:
