@@ -243,7 +243,8 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
     """Of a forward listener that tunnels: whether to private addresses too; on loopback tunnel."""
     authenticate: bool = False
     """Whether only those in clients, or in clients_file, are served."""
-    tls: ListenerTlsSettings = ListenerTlsSettings()
+    tls: ListenerTlsSettings = _NO_TLS
+    """TLS that a reverse listener speaks for itself."""
     insecure: bool = False
     """Whether other machines may connect: they could use the static key without being asked."""
 
@@ -388,13 +389,13 @@ class Settings(Section, frozen=True, kw_only=True):
     )
     """By the host (and port) that clients ask for; when left out, all that Mobula has. The first is
     the default one, and mints."""
-    service_accounts: ServiceAccountSettings = ServiceAccountSettings()
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(bind=Address("127.0.0.1", 8080)),)
     """Where apps send their requests; a list from a later source replaces the whole list."""
     clients: Clients = field(default_factory=dict)
     """Who may use listeners that authenticate, by name."""
     clients_file: Text | None = None
     """YAML file with more clients, by name, which is read again when it changes."""
+    service_accounts: ServiceAccountSettings = ServiceAccountSettings()
     admin: AdminSettings = AdminSettings()
     store: StoreSettings = StoreSettings()
     ca: CaSettings = CaSettings()

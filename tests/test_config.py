@@ -871,10 +871,15 @@ def test_a_listener_off_loopback_is_refused(problems: Problems, bind: str) -> No
     assert problems(f"listeners: [{{bind: '{bind}'}}]") == [
         (
             "listeners[0].bind: other machines could spend your tokens, because clients are not "
-            "authenticated; bind 127.0.0.1, [::1] or unix:/path, or set insecure: true beside it "
-            f"if you mean it ({bind} in config.yaml, line 1)"
+            "authenticated; set authenticate: true beside it, bind 127.0.0.1, [::1] or "
+            f"unix:/path, or set insecure: true if you mean it ({bind} in config.yaml, line 1)"
         )
     ]
+
+
+def test_a_listener_off_loopback_may_ask_who_its_clients_are(loading: Loader) -> None:
+    listeners = "listeners: [{bind: '0.0.0.0:8080', authenticate: true}]"
+    assert loading(f"{listeners}\nclients_file: /clients.yaml").listeners[0].authenticate
 
 
 def test_a_listener_off_loopback_is_served_to_those_who_mean_it(loading: Loader) -> None:
