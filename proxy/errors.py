@@ -52,6 +52,7 @@ class MalformedRequest(Refusal):
 class ClientUnknown(Refusal):
     status, code, title = 401, "client_unknown", "Client credential missing"
     fields = b'WWW-Authenticate: Bearer realm="mobula-proxy"\r\n'
+    close_code = 1008
 
 
 class TlsRequired(Refusal):
