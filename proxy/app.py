@@ -3,8 +3,6 @@
 import asyncio
 import random
 import resource
-import socket
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -15,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp.http_parser
 import structlog
 
-from proxy import __version__
-from proxy.config import Address, ListenerSettings, Settings, UpstreamSettings
+from proxy import __version__, listening
+from proxy.config import Address, Settings
+from proxy.listening import Listening, StartError
 from proxy.network.dialer import Dialer, make_dialer
 from proxy.network.errors import LoopError
-from proxy.network.guard import Guard
 from proxy.ops.admin import Admin, Status
 from proxy.ops.logs import AccessLog, TokenLog, TrafficLog
 from proxy.ops.metrics import Metrics
@@ -34,20 +32,11 @@ from proxy.tokens.pool import TokenPool
 from proxy.tokens.sharing import Sharing
 from proxy.tokens.store.base import StoreRefused
 from proxy.tokens.store.choose import make_seal, make_store
-from proxy.traffic.admission import Admission
-from proxy.traffic.auth import Auth, only_for
 from proxy.traffic.binding import listen
-from proxy.traffic.dialing import dialing
-from proxy.traffic.fact import Fact, Observer, Reread
-from proxy.traffic.handler import Handler
-from proxy.traffic.listeners import CLOSE_SECONDS, Listener
+from proxy.traffic.fact import Fact, Observer
+from proxy.traffic.listeners import CLOSE_SECONDS
 from proxy.traffic.occupancy import Occupancy
-from proxy.traffic.reception import Reception, read_roster
-from proxy.traffic.server_certificate import ServerCertificate
-from proxy.traffic.target import Names, Place
-from proxy.traffic.tls import Terminator
 from proxy.traffic.upstream import Upstream
-from proxy.traffic.watched import Watched
 
 if TYPE_CHECKING:
     from proxy.tokens.store.seal import Seal
@@ -56,10 +45,6 @@ if TYPE_CHECKING:
 DRAIN_POLL_SECONDS = 0.02
 FILES_BESIDE = 64
 """File descriptors for listeners, logs, probes and mints, beside those of clients and upstreams."""
-
-
-class StartError(Exception):
-    """The proxy cannot start on this machine; the text says why."""
 
 
 class App:
@@ -97,13 +82,18 @@ class App:
         self._dialer = make_dialer(settings)
         self._upstreams = _upstreams(settings, self._dialer)
         self._mobula, self._sharing, self._keeper = self._build_tokens(source, key, secret, chance)
-        self._names = Names(self._upstreams)
-        self._reception = self._build_reception()
-        self._exclusive = self._build_exclusive(placeholder) if placeholder else None
-        self._watched: list[Watched] = []
-        self._ca: LocalCA | None = None
-        self._handler = self._build_handler()
-        self._listeners = self._build_listeners()
+        self._listening = Listening(
+            settings,
+            upstreams=self._upstreams,
+            dialer=self._dialer,
+            keeper=self._keeper,
+            tally=self._sharing.tally,
+            occupancy=self.occupancy,
+            observe=self._observe,
+            placeholder=placeholder,
+            log=self._log,
+            clock=clock,
+        )
         self._stack = AsyncExitStack()
         self.admin_address = settings.admin.bind
         self._metrics.watch(
@@ -114,7 +104,7 @@ class App:
         )
 
     def __repr__(self) -> str:
-        return f"<App {self._listeners!r}>"
+        return f"<App {self._listening!r}>"
 
     def _build_tokens(
         self,
@@ -181,116 +171,6 @@ class App:
 
         return seal
 
-    def _build_reception(self) -> Reception | None:
-        settings = self._settings
-        if not any(each.authenticate for each in settings.listeners):
-            return None
-        return Reception(
-            settings.clients,
-            settings.clients_file,
-            settings.service_accounts,
-            tally=self._sharing.tally,
-            tell=self._tell_reread,
-            tell_reviews=self._tell_reviews,
-            clock=self._clock,
-        )
-
-    def _build_exclusive(self, placeholder: Secret) -> Auth:
-        self._keeper.known_keys.keep(placeholder)
-        through = self._settings.upstream_proxy
-        return only_for(placeholder, guards_others=through is not None and through.hides)
-
-    def _build_handler(self) -> Handler:
-        settings = self._settings
-        admission = Admission(
-            upstreams=self._upstreams,
-            names=self._names,
-            foreign=self._foreign,
-            keys=self._keeper.known_keys,
-            limits=settings.limits,
-            occupancy=self.occupancy,
-            clock=self._clock,
-        )
-        return Handler(
-            admission=admission,
-            keeper=self._keeper,
-            limits=settings.limits,
-            occupancy=self.occupancy,
-            token_wait=settings.token.wait,
-            observe=self._observe,
-            clock=self._clock,
-        )
-
-    def _foreign(self, place: Place, guard: Guard) -> Upstream:
-        """Return what one request to a host goes through that is no upstream."""
-        settings = UpstreamSettings(url=f"http://{place}", connections=1)
-        return Upstream(str(place), settings, self._dialer, guard=guard)
-
-    def _build_listeners(self) -> list[Listener]:
-        settings = self._settings
-        listeners = settings.listeners if settings.role != "minter" else ()
-        return [
-            Listener(
-                each,
-                self._handler,
-                self._names,
-                settings.limits,
-                self.occupancy,
-                self._observe,
-                terminator=self._terminator(each),
-                dial=self._dial_other,
-                auth=self._auth(each),
-            )
-            for each in listeners
-        ]
-
-    async def _dial_other(self, place: Place, guard: Guard) -> socket.socket:
-        """Connect to a host that is no upstream. Raises refusals."""
-        async with dialing(str(place), UpstreamSettings().connect_timeout):
-            return await self._dialer.connect(place.host, place.port or 443, guard=guard)
-
-    def _tell_reread(self, event: Reread) -> None:
-        if event.problem:
-            self._log.error(
-                "a file that changed cannot be used, what it said before stays",
-                file=event.file,
-                reason=event.problem,
-            )
-        else:
-            self._log.info("a file that changed was read again", file=event.file)
-
-    def _tell_reviews(self, why: str) -> None:
-        if why:
-            self._log.error("ServiceAccount tokens cannot be checked", reason=why)
-        else:
-            self._log.info("ServiceAccount tokens can be checked again")
-
-    def _auth(self, listener: ListenerSettings) -> Auth | None:
-        """Return what asks a listener's clients who they are; of a socket's its mode says it."""
-        if listener.authenticate:
-            assert self._reception is not None  # noqa: S101 - for the type checker
-            return self._reception.auth
-        return None if listener.bind.path else self._exclusive
-
-    def _terminator(self, listener: ListenerSettings) -> Terminator | None:
-        """Return where the TLS of a listener's clients ends, unless it has none."""
-        if listener.mode != "reverse":
-            return Terminator(self._leaf_context)
-        certificate = ServerCertificate.of(listener.tls)
-        if certificate is None:
-            return None
-        self._watched.append(Watched(certificate.files, certificate.take, self._tell_reread))
-        return Terminator(certificate.context, pins=False)
-
-    def _leaf_context(self, host: str) -> ssl.SSLContext:
-        return self.local_ca.context(host)
-
-    @property
-    def local_ca(self) -> "LocalCA":
-        """What forward and tls listeners have apps trust; there is one once these are bound."""
-        assert self._ca is not None  # noqa: S101 - for the type checker
-        return self._ca
-
     async def __aenter__(self) -> Self:
         """Bind every address, start to serve and then to mint. Raises BindError or StartError.
 
@@ -300,15 +180,9 @@ class App:
             for upstream in self._upstreams.values():
                 stack.push_async_callback(upstream.close)
             await stack.enter_async_context(self._mobula)
-            await self._open_ca()
             await self._open_store()
             stack.push_async_callback(self._sharing.close)
-            for keeping in filter(None, (self._reception, *self._watched)):
-                await stack.enter_async_context(keeping)
-            for listener in self._listeners:
-                await listener.bind()
-                stack.push_async_callback(listener.close)
-                self._dialer.own.add(listener.sockets)
+            await stack.enter_async_context(self._listening)
             await self._bind_admin(stack)
             await self._refuse_loops()
             await self._keeper.__aenter__()
@@ -326,26 +200,6 @@ class App:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
-
-    async def _open_ca(self) -> None:
-        """Open the local CA if a listener ends TLS, and say if apps must read it again."""
-        if all(each.mode == "reverse" for each in self._listeners):
-            return
-        from proxy.traffic.ca import CaError, open_ca  # noqa: PLC0415 - see above
-
-        settings = self._settings
-        try:
-            self._ca = ca = await asyncio.to_thread(open_ca, settings.ca, settings.upstreams)
-        except CaError as error:
-            raise StartError(str(error)) from error
-        if ca.change.concerns_apps:
-            self._log.warning(
-                "the local CA's certificate was made anew; have apps read it again",
-                reason=ca.change.value,
-                file=str(ca.files.certificate),
-            )
-        if ca.files.roots.place is None:
-            self._log.warning("the bundle for apps has no roots of the system: none were found")
 
     async def _open_store(self) -> None:
         try:
@@ -383,8 +237,8 @@ class App:
             "serving",
             version=__version__,
             listeners=[
-                f"{each.mode} {each.address} -> {self._settings.upstreams[name].url}"
-                for each, name in self._served()
+                f"{each.mode} {each.address} -> {self._settings.upstreams[each.upstream].url}"
+                for each in self._listening.listeners
             ],
             admin=str(self.admin_address),
             key=self._keeper.fingerprint,
@@ -392,15 +246,17 @@ class App:
             store=self._sharing.place,
         )
 
-    def _served(self) -> list[tuple[Listener, str]]:
-        return [(each, each.upstream) for each in self._listeners]
-
     # What is going on
 
     @property
     def addresses(self) -> list[Address]:
         """Where the listeners are bound, in the settings' order."""
-        return [each.address for each in self._listeners]
+        return [each.address for each in self._listening.listeners]
+
+    @property
+    def local_ca(self) -> "LocalCA":
+        """What forward and tls listeners have apps trust; there is one once these are bound."""
+        return self._listening.local_ca
 
     @property
     def active(self) -> int:
@@ -425,7 +281,8 @@ class App:
             key=self._keeper.fingerprint,
             role=self._settings.role,
             listeners=tuple(
-                f"{each.mode} {each.address} -> {name}" for each, name in self._served()
+                f"{each.mode} {each.address} -> {each.upstream}"
+                for each in self._listening.listeners
             ),
             active=self.active,
             tokens=tokens,
@@ -463,9 +320,7 @@ class App:
         self._draining = True
         started = time.monotonic()
         self._log.info("draining", active=self.active)
-        self._handler.drain()
-        for listener in self._listeners:
-            listener.drain()
+        self._listening.drain()
         deadline = started + self._settings.shutdown.drain
         while self.active and time.monotonic() < deadline:  # noqa: ASYNC110 - no event on the hot path
             await asyncio.sleep(DRAIN_POLL_SECONDS)
@@ -507,11 +362,7 @@ def check_authorities(settings: Settings) -> None:
 def check_files(settings: Settings) -> None:
     """Raise ValueError for a file that listeners or upstreams need and that is of no use."""
     check_authorities(settings)
-    if settings.clients_file is not None:
-        read_roster(settings.clients, settings.clients_file)
-    for each in settings.listeners:
-        if (certificate := ServerCertificate.of(each.tls)) is not None:
-            certificate.take()
+    listening.check_files(settings)
 
 
 def _upstreams(settings: Settings, dialer: Dialer) -> dict[str, Upstream]:

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import uvloop
 from msgspec.structs import replace
 
-from proxy.app import App, StartError
+from proxy.app import App
 from proxy.config import MEMORY, Address, Settings
+from proxy.listening import StartError
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.model import Secret
 from proxy.traffic.binding import BindError

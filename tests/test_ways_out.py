@@ -23,7 +23,8 @@ from harness import (
     until_ready,
 )
 from name_server import NameServer
-from proxy.app import App, StartError
+from proxy.app import App
+from proxy.listening import StartError
 from proxy.sandbox import Sandbox
 from wire import GET, Far, bound, client, refused
 

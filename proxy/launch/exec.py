@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import structlog
 
 from proxy import run
-from proxy.app import App, StartError
+from proxy.app import App
 from proxy.config import Settings
 from proxy.errors import TokenUnavailable
 from proxy.launch.adapt import adapted, hosts, refusal, sockets, usual, with_network_proxy
@@ -26,6 +26,7 @@ from proxy.launch.signals import Signals, exit_code
 from proxy.launch.streams import let_go
 from proxy.launch.trust import trusted_files
 from proxy.launch.witness import Witness
+from proxy.listening import StartError
 from proxy.tokens.key import KeySource, StaticKey
 from proxy.tokens.model import Secret
 from proxy.traffic.bundle import PASSWORD

@@ -3,7 +3,7 @@
 import os
 from tempfile import TemporaryDirectory, gettempdir
 
-from proxy.app import StartError
+from proxy.listening import StartError
 
 PREFIX = "mobula-proxy-"
 SHORT = "/tmp"  # noqa: S108 - the folder in it is drawn, and closed to others

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import uvloop
 from msgspec.structs import replace
 
-from proxy.app import StartError
 from proxy.config import Settings
 from proxy.launch.adapt import with_network_proxy
 from proxy.launch.checks import calls, command
@@ -16,6 +15,7 @@ from proxy.launch.kin import Kin
 from proxy.launch.program import ProgramError
 from proxy.launch.report import Line, fail, skip, warn
 from proxy.launch.runtimes import runtimes_of
+from proxy.listening import StartError
 from proxy.traffic.binding import BindError
 from proxy.traffic.fact import Fact
 
