@@ -57,6 +57,7 @@ class Reception(AbstractAsyncContextManager["Reception"]):
             Roster(clients), reviews=self._reviews, usage=self._usage, clock=clock, wall=wall
         )
         self._watched = Watched([clients_file], self._take, tell) if clients_file else None
+        self._closing = asyncio.Event()
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -85,22 +86,21 @@ class Reception(AbstractAsyncContextManager["Reception"]):
         await self._stack.__aexit__(kind, error, trace)
 
     async def _tell_store(self) -> None:
-        while True:
-            await asyncio.sleep(TALLY_SECONDS)
-            await self._tell_once()
-
-    async def _tell_once(self) -> None:
-        day, untold = self._usage.untold(self._wall())
-        if untold:
-            self._usage.told(day, await self._tally(day, untold))
+        """Tell the store what it has not been told, now and then and at the end."""
+        while not self._closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TALLY_SECONDS):
+                    await self._closing.wait()
+            day, untold = self._usage.untold(self._wall())
+            if untold:
+                self._usage.told(day, await self._tally(day, untold))
 
     async def _finish_telling(self, telling: asyncio.Task[None]) -> None:
-        """Tell what has not been told, so that a restart resets no count."""
+        """Let it come to its end: what breaks off may have been told, and is not told twice."""
+        self._closing.set()
+        await asyncio.wait({telling}, timeout=FAREWELL_SECONDS)
         telling.cancel()
         await asyncio.wait({telling})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await self._tell_once()
 
 
 def read_roster(clients: Mapping[str, ClientSettings], clients_file: str) -> Roster:
