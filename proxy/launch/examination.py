@@ -19,6 +19,7 @@ from proxy.config import Settings
 from proxy.launch.adapt import adapted, passed_over_proxy
 from proxy.launch.checks import (
     authority,
+    clients,
     clock,
     handshakes,
     listeners,
@@ -150,7 +151,8 @@ class Examination:
         attempts, running = await asyncio.gather(
             listeners.attempt_all(self.settings), listeners.find_running(self.settings.admin.bind)
         )
-        return listeners.judge(attempts, running)
+        found = await asyncio.to_thread(lambda: list(clients.look(self.settings)))
+        return [*listeners.judge(attempts, running), *found]
 
     def _files(self) -> Line:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -27,7 +27,7 @@ def judge(settings: Settings, sources: str) -> Iterator[Line]:
                 CHECK,
                 f"listeners[{index}].insecure",
                 f"whoever reaches {listener.bind} can spend your tokens",
-                step="let only your apps reach it, by a network policy say, or bind 127.0.0.1",
+                step="set authenticate: true in its place, and name clients; or bind 127.0.0.1",
             )
     for name, upstream in settings.upstreams.items():
         if upstream.insecure:
