@@ -159,7 +159,7 @@ class Auth:
         try:
             account = await self._reviews.review(token)
         except ReviewUnavailable as error:
-            raise ClientReviewUnavailable(str(error), retry_after=1) from None
+            raise ClientReviewUnavailable(str(error), retry_after=error.retry_after) from None
         except ReviewDenied as error:
             raise self._unknown(visit, str(error)) from None
         return self._in_time(self._of_account(account, token), visit)

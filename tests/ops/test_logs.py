@@ -13,7 +13,15 @@ from harness import KEY, SecretScan, base_url, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.config import LogSettings
-from proxy.errors import AuthorityNotTrusted, HandshakeFailed, Refusal, ServerNameUnknown
+from proxy.errors import (
+    AuthorityNotTrusted,
+    ClientCertificateRefused,
+    ClientReviewUnavailable,
+    ClientUnknown,
+    HandshakeFailed,
+    Refusal,
+    ServerNameUnknown,
+)
 from proxy.ops import logs
 from proxy.ops.logs import AccessLog, TokenLog, TrafficLog
 from proxy.sandbox import Fault, Sandbox
@@ -265,6 +273,29 @@ def test_the_usual_credentials_of_an_app_are_no_reason_to_warn() -> None:
     lines = Lines()
     TrafficLog()(Fact("a", stripped=["authorization", "x-api-key", "proxy-authorization"]))
     assert lines.all() == []
+
+
+def test_client_that_shows_its_own_credential_as_a_parameter_is_no_reason_to_warn() -> None:
+    lines = Lines()
+    TrafficLog()(Fact("a", client="research", stripped=["query"]))
+    assert lines.all() == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (ClientUnknown, "no credential that is known"),
+        (ClientReviewUnavailable, "cannot be checked"),
+        (ClientCertificateRefused, "certificate was refused"),
+    ],
+)
+def test_who_is_no_client_is_warned_of_once_a_minute(refusal: type[Refusal], says: str) -> None:
+    lines = Lines()
+    log = TrafficLog(clock=lambda: 0.0)
+    for _ in range(2):
+        log(Fact("a", code=refusal.code))
+    (line,) = lines.all()
+    assert (line["level"], says in line["event"]) == ("warning", True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
+from harness import KEY, SecretScan, base_url, digest_of, exchange, get, running, until, until_ready
 from proxy import __version__
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
@@ -101,6 +101,31 @@ async def test_our_own_refusals_are_counted_by_their_code(app: App) -> None:
         by(upstream="api.mobula.io", status="403"): 1,
         by(upstream="api.mobula.io", status="400"): 1,
     }
+
+
+async def test_each_client_has_counters_of_its_own(sandbox: Sandbox, scan: SecretScan) -> None:
+    token, other = b"a-clients-token", b"another-clients-token"
+    clients = {
+        "reader": {"tokens": [digest_of(token)], "methods": ["GET"]},
+        "other": {"tokens": [digest_of(other)]},
+    }
+    listeners = [{"bind": "127.0.0.1:0", "authenticate": True}]
+    async with running(sandbox.url, scan, listeners=listeners, clients=clients) as app:
+        await until_ready(app)
+        for shown in (token, token, other, b"nobodys-token"):
+            await get(base_url(app) + DATA, headers={"x-api-key": shown.decode()})
+        await exchange(
+            app,
+            b"DELETE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nx-api-key: %b\r\n\r\n" % token,
+        )
+        found = await scrape(app)
+    assert found["client_requests_total"] == {
+        by(client="reader", status="200"): 2,
+        by(client="other", status="200"): 1,
+        by(client="reader", status="403"): 1,
+    }
+    assert found["client_refusals_total"] == {by(client="reader", code="client_denied"): 1}
+    assert found["errors_total"][by(code="client_unknown")] == 1
 
 
 async def test_stripped_keys_are_counted_by_place(app: App) -> None:

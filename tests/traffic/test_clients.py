@@ -1,19 +1,15 @@
 """The roster: whose credential it is, and what each client may do."""
 
-import hashlib
 from typing import Any
 
 import pytest
 
+from harness import digest_of
 from proxy.config import ClientSettings
 from proxy.errors import ClientDenied
 from proxy.traffic.clients import Client, Roster
 
 TOKEN = b"a-long-and-random-token"
-
-
-def digest_of(token: bytes) -> str:
-    return f"sha256:{hashlib.sha256(token).hexdigest()}"
 
 
 def roster(**clients: dict[str, Any]) -> Roster:
