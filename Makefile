@@ -12,6 +12,8 @@ SOAK_SECONDS ?= 1800
 # Seconds that `make fuzz` takes for each target.
 FUZZ_SECONDS ?= 225
 FUZZ_TARGETS := request_path response_path websocket_path settings_loader
+# The Python of the image's Debian.
+IMAGE_PYTHON := 3.13
 
 .DEFAULT_GOAL := help
 
@@ -32,6 +34,7 @@ test: lint types imports ## Run the linters, the type checker and all tests
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint --failure-threshold style Dockerfile
 
 .PHONY: types
 types: $(VENV)/.dev ## Check types, strictly
@@ -49,6 +52,16 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 .PHONY: schema
 schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
 	$(BIN)/python -m proxy.config > docs/config.schema.json
+
+# Fails where a package has no wheel for an architecture, or the two need different ones.
+LOCKED = echo setuptools | .venv-lock/bin/uv pip compile --quiet --constraints constraints.txt --extra redis \
+	--generate-hashes --only-binary :all: --python-version $(IMAGE_PYTHON) --annotation-style line \
+	--custom-compile-command 'make lock' pyproject.toml -
+
+.PHONY: lock
+lock: .venv-lock/.lock ## Regenerate requirements.txt, what the image installs, from constraints.txt
+	$(LOCKED) --python-platform x86_64-manylinux_2_28 --output-file requirements.txt
+	$(LOCKED) --python-platform aarch64-manylinux_2_28 | diff requirements.txt -
 
 .PHONY: tables
 tables: $(VENV)/.dev ## Rewrite the tables in docs/ that tests find out
@@ -84,7 +97,7 @@ corpus-%: $(VENV)/.fuzz
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .venv-bench .venv-fuzz .fuzz build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .venv-fuzz .venv-lock .fuzz .image build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -101,6 +114,10 @@ clean: ## Remove the virtual environment and caches
 
 %/.fuzz: %/.dev
 	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
+	@touch $@
+
+%/.lock: constraints.txt | %/bin/python
+	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@touch $@
 
 .PRECIOUS: %/bin/python %/.fuzz

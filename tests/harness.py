@@ -22,7 +22,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import aiohttp
 import psutil
@@ -49,12 +49,14 @@ def program(name: str) -> str:
 
     CI installs them, so a missing one is a failure there.
     """
-    path = shutil.which(name)
-    if path is None and os.environ.get("CI"):
-        pytest.fail(f"{name} is missing")
-    if path is None:
-        pytest.skip(f"needs {name}")
-    return path
+    return shutil.which(name) or lacking(name)
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the test that needs this; in CI it is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"needs {what}")
 
 
 class SecretScan:
@@ -185,11 +187,15 @@ class Command:
         environ: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         within: Sequence[str] = (),
+        named: str | Path = COMMAND,
     ) -> None:
-        """`within` is a command that becomes the one behind it, such as nsenter."""
+        """`within` is a command that becomes the one behind it, such as nsenter.
+
+        `named` is what the command is called there.
+        """
         self._scan = scan
         self._process = subprocess.Popen(
-            [*within, str(COMMAND), *arguments],
+            [*within, str(named), *arguments],
             env={"PATH": os.environ["PATH"], **(environ or {})},
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -281,9 +287,10 @@ def command(
     environ: Mapping[str, str] | None = None,
     stdin: int = subprocess.DEVNULL,
     within: Sequence[str] = (),
+    named: str | Path = COMMAND,
 ) -> Iterator[Command]:
     """Run the installed command; it is ended by its own process id."""
-    process = Command(arguments, scan, environ, stdin, within)
+    process = Command(arguments, scan, environ, stdin, within, named)
     try:
         yield process
     finally:
@@ -343,6 +350,12 @@ class Served:
     url: str
     admin: str
 
+    @classmethod
+    async def of(cls, process: Command) -> Self:
+        """Wait until a process serves, while this loop goes on."""
+        record = await asyncio.to_thread(process.serving)
+        return cls(process, served_url(record), f"http://{record['admin']}")
+
     async def ended(self) -> int:
         """Wait for the end and return the exit code, while this loop goes on."""
         return await asyncio.to_thread(self.process.wait)
@@ -373,8 +386,7 @@ async def serving(
     sets = [*flags, *(part for override in overrides for part in ("--set", override))]
     environ = {"MOBULA_API_KEY": KEY} if environ is None else environ
     with command(*command_line(sandbox_url), *sets, scan=scan, environ=environ) as process:
-        record = await asyncio.to_thread(process.serving)
-        yield Served(process, served_url(record), f"http://{record['admin']}")
+        yield await Served.of(process)
 
 
 def finished(
