@@ -127,6 +127,18 @@ async def test_the_signal_that_stops_it_ends_it_in_order_as_process_1(
     assert all(token["revoked"] for token in sandbox.ledger.report()["tokens"])
 
 
+def test_the_signal_that_stops_it_ends_it_also_while_it_starts(
+    image: Image, volume: Path, scan: SecretScan
+) -> None:
+    """Where the kernel would end any other process by itself."""
+    settings = volume / "config.yaml"
+    os.mkfifo(settings)
+    started = image.started(volume, scan, "serve", "--config", "/state/config.yaml")
+    with started as process, settings.open("w"):  # which waits until it is being read
+        image.stop(process)
+        assert process.wait() == 143
+
+
 async def test_it_takes_settings_and_key_from_files_as_kubernetes_mounts_them(
     image: Image, volume: Path, sandbox: Sandbox, scan: SecretScan
 ) -> None:
