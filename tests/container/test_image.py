@@ -33,6 +33,7 @@ for name, module in sorted(sys.modules.items()):
     if bytecode and not os.path.exists(bytecode):
         print(name)
 """
+pytestmark = pytest.mark.timeout(300)  # whoever comes first builds it, which takes half a minute
 users = pytest.mark.parametrize("user", [USER, ANY_USER], ids=["its own user", "any user"])
 
 
