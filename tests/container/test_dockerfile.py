@@ -1,5 +1,6 @@
 """The Dockerfile's text: what holds of the image wherever it is built."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,16 @@ def test_the_signal_that_stops_it_is_the_one_that_drains(config: dockerfile.Conf
     assert config.stop_signal == "SIGTERM"
 
 
-def test_its_version_is_that_of_the_code(config: dockerfile.Config) -> None:
-    assert config.labels[LABEL + "version"] == __version__
+def test_its_labels_say_what_the_project_says_of_itself(config: dockerfile.Config) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    told = {name.removeprefix(LABEL): value for name, value in config.labels.items()}
+    assert told == {
+        "title": project["name"],
+        "description": project["description"],
+        "licenses": project["license"],
+        "version": __version__,
+        "revision": "unknown",
+    }
 
 
 def test_a_build_can_say_of_which_version_and_revision_it_is() -> None:
