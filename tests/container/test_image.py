@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,13 @@ async def test_it_serves_any_user_on_a_read_only_tree(
     async with image.serving(sandbox.url, volume, scan, user=user) as served:
         await served.ready()
         assert await ask(served) == 200
+
+
+def test_the_tree_that_it_serves_on_is_read_only_indeed(image: Image, volume: Path) -> None:
+    image.run(volume, "touch", "/state/file")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        image.run(volume, "touch", "/tmp/file")  # noqa: S108
+    assert "Read-only file system" in refused.value.stderr
 
 
 @users
