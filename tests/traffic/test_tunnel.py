@@ -331,6 +331,7 @@ async def test_tunnel_is_counted_while_it_lasts_and_told_of_once_it_is_over(
         "event": "request",
         "level": "info",
         "upstream": "(other)",
+        "client": None,
         "method": "CONNECT",
         "path": "other.test:443",
         "status": 200,
