@@ -41,34 +41,35 @@ The container itself. Takes
   resources  those of the values when left out
 */}}
 {{- define "mobula-proxy.container" -}}
-name: {{ .name | default "mobula-proxy" }}
+{{- $sidecar := get . "sidecar" | default false -}}
+name: {{ get . "name" | default "mobula-proxy" }}
 image: {{ include "mobula-proxy.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args: [serve, --config, /etc/mobula-proxy/config.yaml]
-{{- if .sidecar }}
+{{- if $sidecar }}
 restartPolicy: Always
 {{- end }}
-{{- with .env }}
+{{- with get . "env" }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 ports:
-  {{- range .ports }}
+  {{- range get . "ports" }}
   - name: {{ .name }}
     containerPort: {{ .port | int }}
     protocol: TCP
   {{- end }}
   - name: admin
-    containerPort: {{ .adminPort | default 9090 | int }}
+    containerPort: {{ get . "adminPort" | default 9090 | int }}
     protocol: TCP
 startupProbe:
   httpGet:
     # Without a first token the app of a sidecar could do nothing; a gateway is only not ready then,
     # and starting it anew would not help.
-    path: {{ .sidecar | ternary "/startupz" "/livez" }}
+    path: {{ $sidecar | ternary "/startupz" "/livez" }}
     port: admin
   periodSeconds: 1
-  failureThreshold: {{ .sidecar | ternary 300 30 }}
+  failureThreshold: {{ $sidecar | ternary 300 30 }}
 readinessProbe:
   httpGet:
     path: /readyz
@@ -81,7 +82,7 @@ livenessProbe:
     port: admin
   periodSeconds: 10
   timeoutSeconds: 5
-{{- with .preStop }}
+{{- with get . "preStop" }}
 lifecycle:
   preStop:
     # Until every node has taken the pod from the Service's endpoints.
@@ -89,7 +90,7 @@ lifecycle:
       seconds: {{ . | int }}
 {{- end }}
 resources:
-  {{- toYaml (.resources | default .root.Values.resources) | nindent 2 }}
+  {{- toYaml (get . "resources" | default .root.Values.resources) | nindent 2 }}
 securityContext:
   {{- include "mobula-proxy.securityContext" .root | nindent 2 }}
 volumeMounts:
