@@ -3,13 +3,13 @@
 {{/* Of the pod, within the restricted Pod Security Standard. */}}
 {{- define "mobula-proxy.podSecurityContext" -}}
 runAsNonRoot: true
-{{- with .Values.runAs.user }}
+{{- with get .Values.runAs "user" }}
 runAsUser: {{ . | int64 }}
 {{- end }}
-{{- with .Values.runAs.group }}
+{{- with get .Values.runAs "group" }}
 runAsGroup: {{ . | int64 }}
 {{- end }}
-{{- with .Values.runAs.fsGroup }}
+{{- with get .Values.runAs "fsGroup" }}
 fsGroup: {{ . | int64 }}
 {{- end }}
 seccompProfile:

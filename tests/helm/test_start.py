@@ -1,0 +1,176 @@
+"""What is rendered runs: the installed command, with the files and the environment of its pod."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from harness import KEY, START_SECONDS, Command, SecretScan, get, served_url
+from helm.cases import BARE, FORWARD, KEYLESS, OPEN, Values, existing, merged
+from helm.engine import Helm, Object
+from helm.kube import only, pod_of
+from helm.kubelet import Contents, Pod
+from proxy.sandbox import Sandbox
+from proxy.traffic.ca import LocalCA
+from redis_server import RedisServer, running_redis
+
+DATA = "/api/1/market/data?asset=Bitcoin"
+STORE_SECRET = "5" * 64
+PROXY = "mobula-proxy"
+SECRETS: Mapping[str, Contents] = {
+    "mobula": {"api-key": KEY},
+    "fleet": {"store-secret": STORE_SECRET},
+}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path / "redis", password="of-redis") as server:
+        yield server
+
+
+@pytest.fixture
+def values(sandbox: Sandbox) -> Values:
+    """A gateway in front of the sandbox, with the store's URL in a Secret."""
+    return merged(
+        BARE,
+        OPEN,
+        {
+            "store": {"url": "", **existing("redis-url")},
+            "config": {"upstreams": {"api.mobula.io": {"url": sandbox.url}}},
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where rendered pods run."""
+
+    folder: Path
+    secrets: Mapping[str, Contents]
+    scan: SecretScan
+
+    def pod(self, objects: list[Object], kind: str, part: str, replica: int = 0) -> Pod:
+        """Return a pod of a part, on a disk of its own."""
+        template = pod_of(only(objects, kind, f"-{part}"))
+        assert template is not None
+        folder = self.folder / f"{part}-{replica}"
+        return Pod(template["spec"], objects, folder, self.secrets)
+
+    @contextlib.asynccontextmanager
+    async def running(self, pod: Pod) -> AsyncIterator["Running"]:
+        """Run a pod's proxy, from when it serves on."""
+        pod.prepare()
+        with pod.proxy(PROXY, self.scan) as process:
+            record = await asyncio.to_thread(process.serving)
+            yield Running(process, served_url(record), f"http://{record['admin']}")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A proxy of a pod: its process, and the URLs of its first listener and of its admin port."""
+
+    process: Command
+    url: str
+    admin: str
+
+    async def passes(self, probe: Mapping[str, Any]) -> None:
+        """Wait until a probe gets what the kubelet wants to see."""
+        async with asyncio.timeout(START_SECONDS):
+            while (await get(self.admin + probe["httpGet"]["path"]))[0] != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, redis: RedisServer, scan: SecretScan) -> Cluster:
+    url = redis.url.replace("redis://", "redis://:of-redis@")
+    return Cluster(tmp_path, {**SECRETS, "redis-url": {"url": url}}, scan)
+
+
+def container_of(objects: list[Object], part: str) -> Object:
+    pod = pod_of(only(objects, "Deployment", f"-{part}"))
+    assert pod is not None
+    return dict(pod["spec"]["containers"][0])
+
+
+async def test_a_gateway_passes_its_probes_serves_and_ends_within_its_grace_period(
+    helm: Helm, cluster: Cluster, values: Values
+) -> None:
+    objects = helm.render(values)
+    container = container_of(objects, "gateway")
+    async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            await gateway.passes(container[probe])
+        status, _, body = await get(gateway.url + DATA)
+        assert status == 200
+        assert b"Bitcoin" in body
+        gateway.process.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.process.wait) == 143
+
+
+async def test_replicas_of_a_gateway_share_their_tokens(
+    helm: Helm, cluster: Cluster, values: Values, sandbox: Sandbox
+) -> None:
+    objects = helm.render(values)
+    ready = container_of(objects, "gateway")["readinessProbe"]
+    pods = [cluster.pod(objects, "Deployment", "gateway", replica) for replica in range(2)]
+    async with cluster.running(pods[0]) as first, cluster.running(pods[1]) as second:
+        for each in (first, second):
+            await each.passes(ready)
+            assert (await get(each.url + DATA))[0] == 200
+    assert sandbox.ledger.report()["mint_calls"] == 1
+
+
+async def test_a_keyless_gateway_lives_on_what_its_minter_mints(
+    helm: Helm, cluster: Cluster, values: Values
+) -> None:
+    objects = helm.render(merged(values, KEYLESS))
+    minter = cluster.pod(objects, "Deployment", "minter")
+    gateway = cluster.pod(objects, "Deployment", "gateway")
+    async with cluster.running(minter) as minting, cluster.running(gateway) as serving:
+        await minting.passes(container_of(objects, "minter")["readinessProbe"])
+        await serving.passes(container_of(objects, "gateway")["readinessProbe"])
+        assert (await get(serving.url + DATA))[0] == 200
+    files = [each for each in gateway.folder.rglob("*") if each.is_file()]
+    assert files
+    assert not [each for each in files if KEY in each.read_text()]
+
+
+async def test_all_replicas_of_a_forward_listener_show_certificates_of_one_ca(
+    helm: Helm, cluster: Cluster, values: Values, tmp_path: Path
+) -> None:
+    key = LocalCA.open(tmp_path / "made", ["api.mobula.io"]).key_file.read_text()
+    cluster = Cluster(
+        cluster.folder, {**cluster.secrets, "local-ca": {"ca-key.pem": key}}, cluster.scan
+    )
+    objects = helm.render(merged(values, FORWARD))
+    keys = []
+    for replica in range(2):
+        pod = cluster.pod(objects, "Deployment", "gateway", replica)
+        async with cluster.running(pod):
+            pem = pod.file(PROXY, "/var/lib/mobula-proxy/ca/ca.pem").read_bytes()
+        keys.append(x509.load_pem_x509_certificate(pem).public_key())
+    assert keys[0] == keys[1]
+
+
+async def test_helm_test_passes_in_front_of_a_gateway_and_fails_in_front_of_anything_else(
+    helm: Helm, cluster: Cluster, values: Values, sandbox: Sandbox
+) -> None:
+    objects = helm.render(values)
+    test = cluster.pod(objects, "Pod", "test")
+    async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
+        address = gateway.url.removeprefix("http://").split(":")
+        passed = await asyncio.to_thread(test.run, "test", *address)
+        assert passed.returncode == 0, passed.stderr
+        assert "answers 403" in passed.stdout
+    other = await asyncio.to_thread(
+        test.run, "test", *sandbox.url.removeprefix("http://").split(":")
+    )
+    assert other.returncode == 1
+    assert "(not the proxy)" in other.stdout
