@@ -129,15 +129,15 @@ def _pod(spec: Object) -> Iterator[str]:
 def _container(container: Object) -> Iterator[str]:
     ports = container.get("ports") or ()
     mounts = container.get("volumeMounts") or ()
-    yield from _twice("port", [each["name"] for each in ports])
+    named = [each["name"] for each in ports if "name" in each]
+    yield from _twice("port", named)
     yield from _twice("port", [str(each["containerPort"]) for each in ports])
     yield from _twice("mount path", [each["mountPath"] for each in mounts])
     yield from _twice("variable", [each["name"] for each in container.get("env") or ()])
-    names = {each["name"] for each in ports}
-    yield from (f"{name} is no name of a port" for name in names if not _PORT_NAME.fullmatch(name))
+    yield from (f"{name} is no name of a port" for name in named if not _PORT_NAME.fullmatch(name))
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         port = ((container.get(kind) or {}).get("httpGet") or {}).get("port")
-        if isinstance(port, str) and port not in names:
+        if isinstance(port, str) and port not in named:
             yield f"{kind}: there is no port {port}"
 
 
