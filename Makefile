@@ -64,8 +64,8 @@ lock: .venv-lock/.lock ## Regenerate requirements.txt, what the image installs, 
 	$(LOCKED) --python-platform aarch64-manylinux_2_28 | diff requirements.txt -
 
 .PHONY: tables
-tables: $(VENV)/.dev ## Rewrite the tables in docs/ that tests find out
-	WRITE_TABLES=1 $(BIN)/pytest --numprocesses 0 tests/faults
+tables: $(VENV)/.dev ## Rewrite what tests find out: tables in docs/, patched pods, the kustomize base
+	WRITE_TABLES=1 $(BIN)/pytest --numprocesses 0 tests/faults tests/helm
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Half an hour of mixed load with random faults; nothing may stay behind

@@ -61,11 +61,14 @@ class Pod:
                 subprocess.run(self._arguments(each), check=True, timeout=20)
 
     @contextmanager
-    def proxy(self, container: str, scan: SecretScan) -> Iterator[Command]:
+    def proxy(
+        self, container: str, scan: SecretScan, within: Sequence[str] = ()
+    ) -> Iterator[Command]:
         """Run a proxy's container: the installed command, as the image's entry point is."""
         named = self._named(container)
         self._settle(named)
-        with command(*self._arguments(named), scan=scan, environ=self.environ(container)) as proxy:
+        environ = self.environ(container)
+        with command(*self._arguments(named), scan=scan, environ=environ, within=within) as proxy:
             yield proxy
 
     def run(self, container: str, *arguments: str) -> subprocess.CompletedProcess[str]:
