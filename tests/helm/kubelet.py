@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from api_server import OWN_TOKEN
 from harness import Command, SecretScan, command
 from helm.engine import Object
 from helm.kube import of_kind
@@ -119,7 +120,7 @@ class Pod:
     def _project(self, place: Path, source: Object) -> None:
         match source:
             case {"serviceAccountToken": {"path": path}}:
-                (place / path).write_text("token-of-the-account")
+                (place / path).write_text(OWN_TOKEN)
             case {"configMap": {"name": name, "items": items}}:
                 _write(place, self._secrets[name], {"items": items})
 

@@ -160,12 +160,21 @@ FIRING: Mapping[str, Mapping[str, str]] = {
         "requests_in_flight{%s}": "2x200",
     },
     "MobulaProxyDistrusted": {'errors_total{code="ca_not_trusted", %s}': "0+1x200"},
+    "MobulaProxyClientUnknown": {'errors_total{code="client_unknown", %s}': "0+1x200"},
+    "MobulaProxyClientOverLimit": {
+        'client_refusals_total{client="research", code="client_quota_used_up", %s}': "0+1x200"
+    },
+    "MobulaProxyReviewUnavailable": {
+        'errors_total{code="client_review_unavailable", %s}': "0+1x200"
+    },
     "MobulaProxyKeyMisplaced": {'stripped_keys_total{place="query", %s}': "0+1x200"},
 }
 WELL: Mapping[str, str] = {
     'build_info{version="0.1.0", %s}': "1x200",
     'errors_total{code="token_unavailable", %s}': "7x200",
     'errors_total{code="path_denied", %s}': "0+1x200",
+    'errors_total{code="client_unknown", %s}': "7x200",
+    'client_refusals_total{client="research", code="client_denied", %s}': "0+1x200",
     'mints_total{result="ok", %s}': "0+1x200",
     'mints_total{result="unauthorized", %s}': "7x200",
     "token_stock_expiry_seconds{%s}": "3600x200",

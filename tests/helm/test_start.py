@@ -2,26 +2,35 @@
 
 import asyncio
 import contextlib
+import hashlib
 import signal
+import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+import yaml
 from cryptography import x509
 
+from api_server import ApiServer
 from harness import KEY, START_SECONDS, Command, SecretScan, get, served_url
-from helm.cases import BARE, FORWARD, KEYLESS, OPEN, Values, existing, merged
+from helm.cases import BARE, FORWARD, KEYLESS, OPEN, TLS, Values, existing, merged, on
 from helm.engine import Helm, Object
 from helm.kube import only, pod_of
 from helm.kubelet import Contents, Pod
+from proxy.config import ServiceAccountSettings
 from proxy.sandbox import Sandbox
 from proxy.traffic.ca import LocalCA
 from redis_server import RedisServer, running_redis
 
 DATA = "/api/1/market/data?asset=Bitcoin"
 STORE_SECRET = "5" * 64
+CA_FILE, TOKEN_FILE = ServiceAccountSettings().ca_file, ServiceAccountSettings().token_file
+TOKEN = "client-token-7d1f0c"
 PROXY = "mobula-proxy"
 SECRETS: Mapping[str, Contents] = {
     "mobula": {"api-key": KEY},
@@ -36,16 +45,21 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def values(sandbox: Sandbox) -> Values:
-    """A gateway in front of the sandbox, with the store's URL in a Secret."""
+def closed(sandbox: Sandbox) -> Values:
+    """A gateway in front of the sandbox, with the store's URL in a Secret, that knows no client."""
     return merged(
         BARE,
-        OPEN,
         {
             "store": {"url": "", **existing("redis-url")},
             "config": {"upstreams": {"api.mobula.io": {"url": sandbox.url}}},
         },
     )
+
+
+@pytest.fixture
+def values(closed: Values) -> Values:
+    """The same for everyone."""
+    return merged(closed, OPEN)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,11 @@ class Cluster:
     folder: Path
     secrets: Mapping[str, Contents]
     scan: SecretScan
+
+    def having(self, **secrets: Contents) -> "Cluster":
+        """Return it with more Secrets, named with _ for -."""
+        named = {name.replace("_", "-"): each for name, each in secrets.items()}
+        return replace(self, secrets={**self.secrets, **named})
 
     def pod(self, objects: list[Object], kind: str, part: str, replica: int = 0) -> Pod:
         """Return a pod of a part, on a disk of its own."""
@@ -97,6 +116,11 @@ def container_of(objects: list[Object], part: str) -> Object:
     pod = pod_of(only(objects, "Deployment", f"-{part}"))
     assert pod is not None
     return dict(pod["spec"]["containers"][0])
+
+
+def address_of(url: str) -> list[str]:
+    """Host and port, as helm's test takes them."""
+    return url.partition("://")[2].split(":")
 
 
 async def test_a_gateway_passes_its_probes_serves_and_ends_within_its_grace_period(
@@ -146,9 +170,7 @@ async def test_all_replicas_of_a_forward_listener_show_certificates_of_one_ca(
     helm: Helm, cluster: Cluster, values: Values, tmp_path: Path
 ) -> None:
     key = LocalCA.open(tmp_path / "made", ["api.mobula.io"]).key_file.read_text()
-    cluster = Cluster(
-        cluster.folder, {**cluster.secrets, "local-ca": {"ca-key.pem": key}}, cluster.scan
-    )
+    cluster = cluster.having(local_ca={"ca-key.pem": key})
     objects = helm.render(merged(values, FORWARD))
     keys = []
     for replica in range(2):
@@ -165,12 +187,71 @@ async def test_helm_test_passes_in_front_of_a_gateway_and_fails_in_front_of_anyt
     objects = helm.render(values)
     test = cluster.pod(objects, "Pod", "test")
     async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
-        address = gateway.url.removeprefix("http://").split(":")
-        passed = await asyncio.to_thread(test.run, "test", *address)
+        passed = await asyncio.to_thread(test.run, "test", *address_of(gateway.url))
         assert passed.returncode == 0, passed.stderr
         assert "answers 403" in passed.stdout
-    other = await asyncio.to_thread(
-        test.run, "test", *sandbox.url.removeprefix("http://").split(":")
-    )
+    other = await asyncio.to_thread(test.run, "test", *address_of(sandbox.url))
     assert other.returncode == 1
     assert "(not the proxy)" in other.stdout
+
+
+CLIENT = {"tokens": [f"sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}"]}
+
+
+@pytest.mark.parametrize("place", ["settings", "Secret"])
+async def test_a_gateway_serves_the_clients_that_it_is_told_of(
+    helm: Helm, cluster: Cluster, closed: Values, place: str
+) -> None:
+    clients = {"research": CLIENT}
+    named = (
+        {"config": {"clients": clients}} if place == "settings" else {"clients": existing("who")}
+    )
+    cluster = cluster.having(who={"clients.yaml": yaml.safe_dump(clients)})
+    objects = helm.render(merged(closed, named))
+    async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
+        assert (await get(gateway.url + DATA))[0] == 401
+        known = {"Authorization": f"Bearer {TOKEN}"}
+        assert (await get(gateway.url + DATA, headers=known))[0] == 200
+
+
+async def test_a_gateway_speaks_tls_and_knows_clients_by_their_certificates(
+    helm: Helm, cluster: Cluster, closed: Values
+) -> None:
+    ca = trustme.CA()
+    shown, client = ca.issue_cert("127.0.0.1"), ca.issue_cert("app.research.svc")
+    cluster = cluster.having(
+        gateway_tls={
+            "tls.crt": b"".join(each.bytes() for each in shown.cert_chain_pems).decode(),
+            "tls.key": shown.private_key_pem.bytes().decode(),
+        },
+        team_ca={"ca.crt": ca.cert_pem.bytes().decode()},
+    )
+    clients = {"research": {"certificates": ["app.research.svc"]}}
+    objects = helm.render(merged(closed, TLS, {"config": {"clients": clients}}))
+    test = cluster.pod(objects, "Pod", "test")
+    async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
+        url = gateway.url.replace("http://", "https://")
+        context = ssl.create_default_context()
+        ca.configure_trust(context)
+        assert (await get(url + DATA, ssl=context))[0] == 401
+        client.configure_cert(context)
+        assert (await get(url + DATA, ssl=context))[0] == 200
+        passed = await asyncio.to_thread(test.run, "test", *address_of(url))
+        assert passed.returncode == 0, passed.stderr
+
+
+async def test_a_gateway_asks_the_api_server_whose_token_it_is(
+    helm: Helm, cluster: Cluster, closed: Values, tmp_path: Path
+) -> None:
+    async with ApiServer(tmp_path, time.time) as api:
+        cluster = cluster.having(**{"kube-root-ca.crt": {"ca.crt": api.ca_file.read_text()}})
+        config = {
+            "clients": {"research": {"service_accounts": ["research/app"]}},
+            # The paths are those that it has anyhow; named, they are moved to where the files are.
+            "service_accounts": {"url": api.url, "ca_file": CA_FILE, "token_file": TOKEN_FILE},
+        }
+        objects = helm.render(merged(closed, on("tokenReview"), {"config": config}))
+        async with cluster.running(cluster.pod(objects, "Deployment", "gateway")) as gateway:
+            for account, status in (("research/app", 200), ("research/other", 403)):
+                shown = {"Authorization": f"Bearer {api.issue(account).decode()}"}
+                assert (await get(gateway.url + DATA, headers=shown))[0] == status

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from helm.cases import (
+    BARE,
     CASES,
     FORWARD,
     GATEWAY,
@@ -58,6 +59,7 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
         ),
         (on("minter"), "store.secret names no source: set store.secret.existingSecret.name"),
         ({"config": {"clients": None}}, "there are no clients, so nobody could use the gateway"),
+        (OPEN, "listeners.authenticate is false, so nobody is asked for the clients"),
         ({"listeners": off("reverse")}, "listeners has none that is enabled"),
         ({"listeners": on("forward")}, "ca.existingSecret.name is empty: all replicas"),
         (
@@ -168,7 +170,7 @@ def notes(helm: Helm, values: Values) -> str:
             merged(GATEWAY, FORWARD),
             "HTTPS_PROXY=http://client:CLIENT_TOKEN@egress-mobula-proxy.mobula.svc:3128",
         ),
-        (merged(GATEWAY, OPEN), "WARNING: listeners.authenticate is false"),
+        (merged(BARE, OPEN), "WARNING: listeners.authenticate is false"),
         (merged(GATEWAY, KEYLESS), "its minter alone has the static key"),
         (
             merged(GATEWAY, KEYLESS, {"mode": "sidecar"}),

@@ -92,6 +92,9 @@
 {{- if and $listeners.authenticate (not (get $values.config "clients")) (not $values.clients.existingSecret.name) }}
 - "there are no clients, so nobody could use the gateway: name them in config.clients or in a Secret, clients.existingSecret.name; or set listeners.authenticate to false if everyone may spend your tokens"
 {{- end }}
+{{- if and (not $listeners.authenticate) (or (get $values.config "clients") $values.clients.existingSecret.name) }}
+- "listeners.authenticate is false, so nobody is asked for the clients that are named: set it to true, or leave config.clients and clients.existingSecret.name out"
+{{- end }}
 {{- if and $listeners.forward.enabled (not $values.ca.existingSecret.name) }}
 - "ca.existingSecret.name is empty: all replicas of a forward listener must show certificates of one CA; put its key into a Secret, see docs/helm.md"
 {{- end }}
