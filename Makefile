@@ -50,8 +50,9 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 .PHONY: schema
-schema: $(VENV)/.dev ## Regenerate docs/config.schema.json
+schema: $(VENV)/.dev ## Regenerate docs/config.schema.json, and its copy in the chart
 	$(BIN)/python -m proxy.config > docs/config.schema.json
+	PYTHONPATH=tests $(BIN)/python tests/helm/schema.py
 
 # Fails where a package has no wheel for an architecture, or the two need different ones.
 LOCKED = echo setuptools | .venv-lock/bin/uv pip compile --quiet --constraints constraints.txt --extra redis \

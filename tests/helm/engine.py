@@ -104,18 +104,20 @@ class Helm:
     def close(self) -> None:
         for pipe in (self._child.stdin, self._child.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
         self._child.wait(timeout=10)
 
     def _ask(self, *question: object) -> Any:
         child = self._child
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps(question) + "\n")
-        child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            child.stdin.write(json.dumps(question) + "\n")
+            child.stdin.flush()
         line = child.stdout.readline()
         if not line:
-            _missing(f"Helm ended with {child.wait()}; its wheel may have none for this machine")
+            _missing(f"helm-python-sdk does not run here: it ended with {child.wait()}")
         answer = json.loads(line)
         if "refused" in answer:
             raise RefusedError(answer["refused"])
