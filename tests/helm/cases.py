@@ -54,6 +54,8 @@ CASES: Mapping[str, Values] = {
     "gateway with a minter": merged(GATEWAY, KEYLESS, {"minter": {"replicas": 2}}),
     "minter of sidecars": merged(GATEWAY, KEYLESS, {"mode": "sidecar"}),
     "sidecars without a minter": merged(IMAGE, {"mode": "sidecar"}),
+    "sidecars by injection": merged(BARE, on("injection"), {"mode": "sidecar"}),
+    "gateway and sidecars": merged(GATEWAY, KEYLESS, on("injection")),
     "forward and reverse listener": merged(GATEWAY, FORWARD),
     "forward listener alone": merged(
         GATEWAY, FORWARD, {"listeners": merged(off("reverse"), {"forward": {"port": 8081}})}

@@ -173,7 +173,8 @@ _CUSTOM = dict(
             "PodMonitor",
             _fields(
                 ("selector", "podMetricsEndpoints"),
-                selector=_fields(("matchLabels",), matchLabels=_TEXTS),
+                selector=_fields(matchLabels=_TEXTS),
+                namespaceSelector=_fields(("any",), any={"const": True}),
                 podMetricsEndpoints={
                     "type": "array",
                     "minItems": 1,

@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+import yaml
 
 from helm import kube
 from helm.cases import CASES, FORWARD, GATEWAY, KEYLESS, TLS, WATCHED, Values, existing, merged, on
-from helm.engine import Helm, Object
+from helm.engine import CHART, Helm, Object
 from helm.kube import of_kind, only, pod_of
 from helm.security import violations
+from proxy import __version__
 
 case = pytest.mark.parametrize("values", CASES.values(), ids=CASES.keys())
 
@@ -127,6 +129,17 @@ def test_autoscaling_alone_decides_how_many_there_are(helm: Helm) -> None:
 def test_a_pod_drains_only_when_nodes_have_heard_that_it_ends(helm: Helm) -> None:
     deployment = gateway(helm.render(merged(GATEWAY, {"preStopSeconds": 7})))
     assert container_of(deployment)["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
+
+
+def test_a_minter_which_nobody_connects_to_ends_at_once(helm: Helm) -> None:
+    minter = only(helm.render(merged(GATEWAY, KEYLESS)), "Deployment", "-minter")
+    assert "lifecycle" not in container_of(minter)
+    assert spec_of(minter)["terminationGracePeriodSeconds"] == 25
+
+
+def test_chart_and_proxy_have_one_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +310,19 @@ def test_the_test_pod_is_let_in_as_clients_are(helm: Helm) -> None:
 
 def test_monitoring_scrapes_gateway_and_minter_each_by_itself(helm: Helm) -> None:
     objects = helm.render(merged(GATEWAY, KEYLESS, WATCHED))
-    monitor = only(objects, "PodMonitor")["spec"]
+    monitor = only(objects, "PodMonitor", "-proxies")["spec"]
     for each in of_kind(objects, "Deployment"):
         labels = each["spec"]["template"]["metadata"]["labels"]
         assert monitor["selector"]["matchLabels"].items() <= labels.items()
         ports = container_of(each)["ports"]
         assert monitor["podMetricsEndpoints"][0]["port"] in [port["name"] for port in ports]
+
+
+def test_monitoring_scrapes_sidecars_wherever_they_are(helm: Helm) -> None:
+    objects = helm.render(merged(CASES["sidecars by injection"], WATCHED))
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert monitor["spec"]["namespaceSelector"] == {"any": True}
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "mobula-admin"
 
 
 def test_the_image_is_named_by_its_digest_where_one_is_given(helm: Helm) -> None:

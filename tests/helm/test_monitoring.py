@@ -21,7 +21,7 @@ from proxy.sandbox import Sandbox
 METRIC = re.compile(r"\b(mobula_proxy_\w+)(?:\{([^}]*)\})?")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 FROM_KUBERNETES = {"namespace", "pod", "job"}
-SERIES = 'namespace="mobula", pod="egress-1", job="mobula/egress-mobula-proxy"'
+SERIES = 'namespace="mobula", pod="egress-1", job="mobula/egress-mobula-proxy-proxies"'
 
 
 def rules_of(helm: Helm, *changes: Values) -> list[Object]:
@@ -120,10 +120,10 @@ def test_alerts_follow_the_settings(helm: Helm) -> None:
 
 def test_alerts_are_about_this_release_unless_told_otherwise(helm: Helm) -> None:
     for rule in rules_of(helm):
-        assert 'job="mobula/egress-mobula-proxy"' in rule["expr"]
+        assert 'job=~"mobula/egress-mobula-proxy-proxies|' in rule["expr"]
     for rule in rules_of(helm, {"prometheusRule": {"selector": 'service="egress"'}}):
         assert 'service="egress"' in rule["expr"]
-        assert "job=" not in rule["expr"]
+        assert "job" not in rule["expr"]
 
 
 def test_panels_have_a_place_of_their_own(helm: Helm) -> None:

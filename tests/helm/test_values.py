@@ -27,6 +27,7 @@ from helm.cases import (
     on,
 )
 from helm.engine import CHART, Helm
+from helm.kube import of_kind
 from helm.schema import blind, complete, of_chart
 
 KEY = {"existingSecret": {"name": ""}, "value": "live-key"}
@@ -214,6 +215,12 @@ def notes(helm: Helm, values: Values) -> str:
             merged(GATEWAY, KEYLESS, {"mode": "sidecar"}),
             "rollout status deployment/egress-mobula-proxy-minter",
         ),
+        (CASES["sidecars by injection"], 'mobula-proxy/inject: "true"'),
+        (
+            CASES["sidecars by injection"],
+            "create secret generic mobula-proxy --from-file=store-secret=./FILE",
+        ),
+        (CASES["sidecars without a minter"], "--set injection.enabled=true"),
     ],
 )
 def test_the_notes_say_what_to_do_next(helm: Helm, values: Values, text: str) -> None:
@@ -225,6 +232,14 @@ def test_the_notes_have_no_gaps(helm: Helm, values: Values) -> None:
     said = notes(helm, values)
     assert "\n\n\n" not in said
     assert "<no value>" not in said
+
+
+def test_the_examples_of_the_page_are_taken(helm: Helm) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "helm.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    gateway, keyless = (yaml.safe_load(each.replace("…", "0" * 64)) for each in blocks)
+    assert of_kind(helm.render(gateway), "Deployment")
+    assert len(of_kind(helm.render(merged(gateway, keyless)), "Deployment")) == 2
 
 
 def leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

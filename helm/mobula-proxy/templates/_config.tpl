@@ -104,9 +104,10 @@ decided here.
 {{- hasKey $section .name | ternary (get $section .name) .usual -}}
 {{- end -}}
 
-{{/* How long a pod may take to end: hearing of it, drain, revoke, and two seconds for the rest. */}}
+{{/* How long a pod may take to end: preStop, drain, revoke, two seconds for the rest; takes root, preStop. */}}
 {{- define "mobula-proxy.gracePeriod" -}}
-{{- $drain := include "mobula-proxy.setting" (dict "root" . "section" "shutdown" "name" "drain" "usual" "20s") -}}
-{{- $revoke := include "mobula-proxy.setting" (dict "root" . "section" "shutdown" "name" "revoke" "usual" "3s") -}}
-{{- add .Values.preStopSeconds (include "mobula-proxy.seconds" $drain) (include "mobula-proxy.seconds" $revoke) 2 -}}
+{{- $of := dict "root" .root "section" "shutdown" -}}
+{{- $drain := include "mobula-proxy.setting" (merge (dict "name" "drain" "usual" "20s") $of) -}}
+{{- $revoke := include "mobula-proxy.setting" (merge (dict "name" "revoke" "usual" "3s") $of) -}}
+{{- add .preStop (include "mobula-proxy.seconds" $drain) (include "mobula-proxy.seconds" $revoke) 2 -}}
 {{- end -}}

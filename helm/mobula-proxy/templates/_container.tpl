@@ -1,4 +1,4 @@
-{{/* The proxy's container, which gateways, minters and sidecars have in common. */}}
+{{/* The container of a proxy that is a pod's own: a gateway's, or a minter's. */}}
 
 {{/* Of the pod, within the restricted Pod Security Standard. */}}
 {{- define "mobula-proxy.podSecurityContext" -}}
@@ -27,49 +27,32 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/*
-The container itself. Takes
-  root       the chart's root context
-  name       of the container, mobula-proxy when left out
-  sidecar    whether it is a native sidecar: an init container that goes on, and that the app waits
-             for until the first token has arrived
-  ports      of its listeners, a list of name and port
-  adminPort  9090 when left out
-  preStop    seconds between the decision to end it and the signal, 0 when left out
-  env        a list, beside its own
-  mounts     a list of volume mounts, one of them with /etc/mobula-proxy/config.yaml
-  resources  those of the values when left out
-*/}}
+{{/* The container itself; takes root, ports, env, mounts, and preStop seconds, of which 0 are none. */}}
 {{- define "mobula-proxy.container" -}}
-{{- $sidecar := get . "sidecar" | default false -}}
-name: {{ get . "name" | default "mobula-proxy" }}
+name: mobula-proxy
 image: {{ include "mobula-proxy.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args: [serve, --config, /etc/mobula-proxy/config.yaml]
-{{- if $sidecar }}
-restartPolicy: Always
-{{- end }}
-{{- with get . "env" }}
+{{- with .env }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 ports:
-  {{- range get . "ports" }}
+  {{- range .ports }}
   - name: {{ .name }}
     containerPort: {{ .port | int }}
     protocol: TCP
   {{- end }}
   - name: admin
-    containerPort: {{ get . "adminPort" | default 9090 | int }}
+    containerPort: 9090
     protocol: TCP
 startupProbe:
   httpGet:
-    # Without a first token the app of a sidecar could do nothing; a gateway is only not ready then,
-    # and starting it anew would not help.
-    path: {{ $sidecar | ternary "/startupz" "/livez" }}
+    # And not /startupz, which wants a token: without one it is not ready, and does not start anew.
+    path: /livez
     port: admin
   periodSeconds: 1
-  failureThreshold: {{ $sidecar | ternary 300 30 }}
+  failureThreshold: 30
 readinessProbe:
   httpGet:
     path: /readyz
@@ -82,7 +65,7 @@ livenessProbe:
     port: admin
   periodSeconds: 10
   timeoutSeconds: 5
-{{- with get . "preStop" }}
+{{- with .preStop }}
 lifecycle:
   preStop:
     # Until every node has taken the pod from the Service's endpoints.
@@ -90,7 +73,7 @@ lifecycle:
       seconds: {{ . | int }}
 {{- end }}
 resources:
-  {{- toYaml (get . "resources" | default .root.Values.resources) | nindent 2 }}
+  {{- toYaml .root.Values.resources | nindent 2 }}
 securityContext:
   {{- include "mobula-proxy.securityContext" .root | nindent 2 }}
 volumeMounts:

@@ -40,3 +40,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) }}
 {{- end -}}
 {{- end -}}
+
+{{/* Not empty if there are pods of our own. */}}
+{{- define "mobula-proxy.hasProxies" -}}
+{{- or (eq .Values.mode "gateway") .Values.minter.enabled | ternary "yes" "" -}}
+{{- end -}}
+
+{{/* Not empty if there may be sidecars in other pods. */}}
+{{- define "mobula-proxy.hasSidecars" -}}
+{{- or (eq .Values.mode "sidecar") .Values.injection.enabled | ternary "yes" "" -}}
+{{- end -}}

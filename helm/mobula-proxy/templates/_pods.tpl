@@ -90,12 +90,14 @@
 {{- concat $mounts $values.extraVolumeMounts | toYaml -}}
 {{- end -}}
 
-{{/* The template of a part's pods; takes root, part, role and replicas' preStop seconds. */}}
+{{/* The template of a part's pods; takes root, part and role. */}}
 {{- define "mobula-proxy.podTemplate" -}}
 {{- $values := .root.Values -}}
 {{- $ports := list -}}
+{{- $preStop := 0 -}}
 {{- if eq .part "gateway" -}}
   {{- $ports = include "mobula-proxy.ports" .root | fromYamlArray -}}
+  {{- $preStop = $values.preStopSeconds -}}
 {{- end -}}
 {{- $env := concat (include "mobula-proxy.storeEnv" .root | fromYamlArray) $values.extraEnv -}}
 {{- $mounts := include "mobula-proxy.mounts" . | fromYamlArray -}}
@@ -115,7 +117,7 @@ spec:
   serviceAccountName: {{ include "mobula-proxy.partName" . }}
   automountServiceAccountToken: false
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ include "mobula-proxy.gracePeriod" .root }}
+  terminationGracePeriodSeconds: {{ include "mobula-proxy.gracePeriod" (dict "root" .root "preStop" $preStop) }}
   securityContext:
     {{- include "mobula-proxy.podSecurityContext" .root | nindent 4 }}
   {{- with $values.image.pullSecrets }}
@@ -170,7 +172,7 @@ spec:
           mountPath: /var/lib/mobula-proxy
   {{- end }}
   containers:
-    - {{ include "mobula-proxy.container" (dict "root" .root "ports" $ports "env" $env "mounts" $mounts "preStop" $values.preStopSeconds) | nindent 6 | trim }}
+    - {{ include "mobula-proxy.container" (dict "root" .root "ports" $ports "env" $env "mounts" $mounts "preStop" $preStop) | nindent 6 | trim }}
   volumes:
     {{- include "mobula-proxy.volumes" . | nindent 4 }}
 {{- end -}}
