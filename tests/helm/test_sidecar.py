@@ -1,6 +1,5 @@
 """The sidecar itself: templates and policy make the same of it, and the proxy takes it."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,9 @@ import pytest
 from helm import kube
 from helm.admission import Cluster
 from helm.cases import merged
-from helm.engine import CHART, Helm, Object
+from helm.engine import Helm, Object
 from helm.security import violations
-from helm.test_injection import INJECTION, KEYED, MODES, NAME, asking, sidecar_of
+from helm.test_injection import INJECTION, KEYED, MODES, asking, sidecar_of
 from proxy.config import Settings, load
 from proxy.launch.environment import Way, child_environment
 from proxy.launch.trust import trusted_files
@@ -18,20 +17,10 @@ from proxy.settings.places import Address
 from proxy.tokens.model import Secret
 from proxy.traffic.ca import LocalCA
 
-CONSUMER = Path(__file__).parent / "consumer"
 ONLY_EXEC = {"MOBULA_API_KEY", "MOBULA_PROXY_SOCKETS", "NODE_OPTIONS"}
 """The placeholder, and what leads Node over Unix sockets: a pod's apps have neither."""
 
 every_mode = pytest.mark.parametrize("mode", MODES)
-
-
-@pytest.fixture(scope="module")
-def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The consumer after `helm dependency build`."""
-    folder = tmp_path_factory.mktemp("charts") / "shop"
-    shutil.copytree(CONSUMER, folder)
-    shutil.copytree(CHART, folder / "charts" / NAME)
-    return folder
 
 
 def rendered(helm: Helm, consumer: Path, mode: str, *upstreams: str) -> Object:
