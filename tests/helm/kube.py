@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -79,6 +80,35 @@ def _by_schema(text: str, version: str) -> Sequence[str]:
     except kubernetes_validate.SchemaNotFoundError:
         return [f"Kubernetes {version} has no {thing['kind']} of {thing['apiVersion']}"]
     return []
+
+
+def atomic(value: Any, kind: str, version: str) -> set[str]:
+    """Return the paths of lists and structs that Kubernetes takes whole or not at all.
+
+    https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy
+    """
+    return set(_atomic(value, {"$ref": f"/{kind}"}, _definitions(version), ""))
+
+
+def _atomic(value: Any, schema: Any, known: Any, path: str) -> Iterator[str]:
+    whole = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    if isinstance(value, list):
+        if whole.get("x-kubernetes-list-type", "atomic") == "atomic":
+            yield path
+        for each in value:
+            yield from _atomic(each, whole["items"], known, path)
+    elif isinstance(value, dict):
+        if whole.get("x-kubernetes-map-type") == "atomic":
+            yield path
+        for name, each in value.items():
+            inner = whole.get("properties", {}).get(name, {})
+            yield from _atomic(each, inner, known, f"{path}.{name}")
+
+
+@functools.cache
+def _definitions(version: str) -> Any:
+    schemas = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    return json.loads((schemas / f"v{version}.0-local" / "_definitions.json").read_text())["$defs"]
 
 
 def _beside_it(thing: Object) -> Iterator[str]:

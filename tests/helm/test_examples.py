@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -102,7 +103,7 @@ def test_what_the_page_shows_of_an_injected_pod_is_in_it(cluster: Cluster, name:
     assert list(_missing(FILES[name][0], pod)) == []
 
 
-def _missing(shown: object, whole: object, path: str = "") -> Iterator[str]:
+def _missing(shown: Any, whole: Any, path: str = "") -> Iterator[str]:
     """What is shown and not there. Items of a list are known by their name or address."""
     match shown, whole:
         case dict(), dict():
