@@ -3,13 +3,10 @@
 The pods are in pods/, and what becomes of each is in golden/, which `make tables` writes.
 """
 
-import copy
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helm import kube
 from helm.admission import Cluster, DeniedError
@@ -274,121 +271,3 @@ def test_settings_of_upstreams_reach_the_sidecar(helm: Helm) -> None:
     env = {each["name"]: each["value"] for each in sidecar_of(after)["env"]}
     assert env["MOBULA_PROXY__UPSTREAMS"] == '{"api.mobula.io": {"connections":8}}'
     assert env["MOBULA_PROXY__LOG__LEVEL"] == "warning"
-
-
-# Pods of all kinds
-
-words = st.sampled_from(["a", "b", "c", "d"])
-variables = st.sampled_from(["PATH", "MOBULA_API_URL", "HTTPS_PROXY", "no_proxy", "SSL_CERT_FILE"])
-env = st.lists(
-    st.one_of(
-        st.fixed_dictionaries({"name": variables, "value": st.text(max_size=5)}),
-        st.just(
-            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        ),
-    ),
-    max_size=4,
-)
-mounts = st.lists(
-    st.fixed_dictionaries({"name": words, "mountPath": words.map("/mnt/{}".format)}), max_size=2
-)
-
-
-def containers(letter: str, least: int) -> st.SearchStrategy[list[Object]]:
-    one = st.fixed_dictionaries(
-        {"image": words},
-        optional={
-            "env": env,
-            "volumeMounts": mounts,
-            "args": st.lists(st.text(max_size=3), max_size=2),
-            "resources": st.just({"limits": {"cpu": 2}}),
-        },
-    )
-    numbered = st.lists(one, min_size=least, max_size=3)
-    return numbered.map(
-        lambda many: [{"name": f"{letter}{i}", **each} for i, each in enumerate(many)]
-    )
-
-
-specs = st.fixed_dictionaries(
-    {"containers": containers("app", 1)},
-    optional={
-        "initContainers": containers("init", 0),
-        "volumes": st.lists(words, unique=True, max_size=3).map(
-            lambda many: [{"name": each, "emptyDir": {}} for each in many]
-        ),
-        "hostAliases": st.lists(
-            st.fixed_dictionaries(
-                {"ip": st.sampled_from(["127.0.0.1", "10.0.0.1"])},
-                optional={"hostnames": st.lists(words, max_size=2)},
-            ),
-            max_size=2,
-        ),
-        "securityContext": st.fixed_dictionaries(
-            {},
-            optional={
-                "runAsUser": st.just(0),
-                "sysctls": st.lists(
-                    st.sampled_from(
-                        [
-                            {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"},
-                            {"name": "net.ipv4.tcp_syncookies", "value": "1"},
-                        ]
-                    ),
-                    max_size=2,
-                ),
-            },
-        ),
-    },
-)
-modes = st.sampled_from(MODES)
-
-
-def made(spec: Object, mode: str) -> Object:
-    return asking(mode=mode) | {"spec": copy.deepcopy(spec)}
-
-
-@settings(max_examples=60)
-@given(spec=specs, mode=modes)
-def test_nothing_that_a_pod_had_is_changed(cluster: Cluster, spec: Object, mode: str) -> None:
-    after = cluster.admit(made(spec, mode))["spec"]
-    ours, *inits = after["initContainers"]
-    assert ours["name"] == NAME
-    pairs = [
-        *zip(spec.get("initContainers", []), inits, strict=True),
-        *zip(spec["containers"], after["containers"], strict=True),
-    ]
-    for before, now in pairs:
-        had, has = before.get("env", []), now["env"]
-        assert has[len(has) - len(had) :] == had
-        spelled = {each["name"].upper() for each in had}
-        assert not spelled & {each["name"].upper() for each in has[: len(has) - len(had)]}
-        mounted = before.get("volumeMounts", [])
-        assert now.get("volumeMounts", [])[: len(mounted)] == mounted
-        rest = {"env", "volumeMounts"}
-        assert {k: v for k, v in before.items() if k not in rest} == {
-            k: v for k, v in now.items() if k not in rest
-        }
-    assert after["volumes"][: len(spec.get("volumes", []))] == spec.get("volumes", [])
-    for alias, now in zip(spec.get("hostAliases", []), after.get("hostAliases", []), strict=False):
-        known = alias.get("hostnames", [])
-        assert (now["ip"], now.get("hostnames", [])[: len(known)]) == (alias["ip"], known)
-    context, now = spec.get("securityContext", {}), after.get("securityContext", {})
-    assert now.get("sysctls", [])[: len(context.get("sysctls", []))] == context.get("sysctls", [])
-    assert now.get("runAsUser") == context.get("runAsUser")
-
-
-@settings(max_examples=60)
-@given(spec=specs, mode=modes)
-def test_a_second_time_changes_nothing(cluster: Cluster, spec: Object, mode: str) -> None:
-    once = cluster.mutate(made(spec, mode))
-    assert cluster.mutate(once) == once
-
-
-@settings(max_examples=60)
-@given(spec=specs, mode=modes)
-def test_the_sidecar_has_no_violations_in_any_pod(
-    cluster: Cluster, spec: Object, mode: str
-) -> None:
-    found = violations(cluster.admit(made(spec, mode))["spec"])
-    assert not [each for each in found if each.startswith(NAME)]
