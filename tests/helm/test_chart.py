@@ -274,6 +274,13 @@ def test_clients_are_of_the_own_namespace_unless_others_are_named(helm: Helm) ->
     assert expression["values"] == ["mobula"]
 
 
+def test_other_labels_for_clients_take_the_place_of_the_usual_one(helm: Helm) -> None:
+    labels = {"egress": "mobula"}
+    objects = helm.render(merged(GATEWAY, {"networkPolicy": {"clients": {"podLabels": labels}}}))
+    clients, _ = only(objects, "NetworkPolicy")["spec"]["ingress"]
+    assert clients["from"][0]["podSelector"] == {"matchLabels": labels}
+
+
 def test_nobody_but_monitoring_comes_in_to_a_minter(helm: Helm) -> None:
     policy = only(helm.render(merged(GATEWAY, KEYLESS)), "NetworkPolicy", "-minter")
     assert [each["ports"] for each in policy["spec"]["ingress"]] == [

@@ -124,11 +124,6 @@ def test_a_gateway_that_would_let_nobody_in_is_refused(helm: Helm) -> None:
             "/networkPolicy/clients",
             "podLabels",
         ),
-        (
-            {"networkPolicy": {"clients": {"podLabels": {"mobula-proxy/client": None}}}},
-            "",
-            "minProp",
-        ),
         ({"apiKey": external("s", kind="Vault")}, "/apiKey/externalSecret/kind", "must be one of"),
     ],
 )

@@ -79,9 +79,10 @@ decided here.
 
 {{/* The listeners' ports, as a YAML list of name and port. */}}
 {{- define "mobula-proxy.ports" -}}
-{{- range $name, $listener := omit .Values.listeners "authenticate" -}}
+{{- range list "reverse" "forward" -}}
+{{- $listener := get $.Values.listeners . -}}
 {{- if $listener.enabled }}
-- name: {{ $name }}
+- name: {{ . }}
   port: {{ $listener.port | int }}
 {{- end -}}
 {{- end -}}

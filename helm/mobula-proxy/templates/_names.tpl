@@ -41,6 +41,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
+{{/* The labels of pods that may use a gateway. */}}
+{{- define "mobula-proxy.clientLabels" -}}
+{{- .Values.networkPolicy.clients.podLabels | default (dict "mobula-proxy/client" "true") | toYaml -}}
+{{- end -}}
+
 {{/* Not empty if there are pods of our own. */}}
 {{- define "mobula-proxy.hasProxies" -}}
 {{- or (eq .Values.mode "gateway") .Values.minter.enabled | ternary "yes" "" -}}
