@@ -147,7 +147,7 @@ def test_panels_ask_the_chosen_source_about_the_chosen_pods(helm: Helm) -> None:
 
 FIRING: Mapping[str, Mapping[str, str]] = {
     "MobulaProxyTokenUnavailable": {'errors_total{code="token_unavailable", %s}': "0+1x200"},
-    "MobulaProxyMintsFail": {'mints_total{result="unauthorized", %s}': "0+1x200"},
+    "MobulaProxyMintsFail": {'mints_total{result="401", %s}': "0+1x200"},
     "MobulaProxyStockExpires": {"token_stock_expiry_seconds{%s}": "300x200"},
     "MobulaProxyStoreLost": {'store_reach{reach="joined", %s}': "0x200"},
     "MobulaProxyNothingFree": {"token_requests_free{%s}": "0x200", "sharers{%s}": "2x200"},
@@ -176,7 +176,7 @@ WELL: Mapping[str, str] = {
     'errors_total{code="client_unknown", %s}': "7x200",
     'client_refusals_total{client="research", code="client_denied", %s}': "0+1x200",
     'mints_total{result="ok", %s}': "0+1x200",
-    'mints_total{result="unauthorized", %s}': "7x200",
+    'mints_total{result="401", %s}': "7x200",
     "token_stock_expiry_seconds{%s}": "3600x200",
     'store_reach{reach="joined", %s}': "1x200",
     'store_reach{reach="cut", %s}': "0x200",
