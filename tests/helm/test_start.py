@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import signal
 import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import yaml
 from cryptography import x509
 
 from api_server import ApiServer
-from harness import KEY, START_SECONDS, Command, SecretScan, get, served_url
+from harness import KEY, START_SECONDS, Command, SecretScan, get, program
 from helm.cases import BARE, FORWARD, KEYLESS, OPEN, TLS, Values, existing, merged, on
 from helm.engine import Helm, Object
 from helm.kube import only, pod_of
@@ -31,6 +32,7 @@ DATA = "/api/1/market/data?asset=Bitcoin"
 STORE_SECRET = "5" * 64
 CA_FILE, TOKEN_FILE = ServiceAccountSettings().ca_file, ServiceAccountSettings().token_file
 TOKEN = "client-token-7d1f0c"
+CLIENT = {"tokens": [f"sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}"]}
 PROXY = "mobula-proxy"
 SECRETS: Mapping[str, Contents] = {
     "mobula": {"api-key": KEY},
@@ -88,16 +90,22 @@ class Cluster:
         pod.prepare()
         with pod.proxy(PROXY, self.scan) as process:
             record = await asyncio.to_thread(process.serving)
-            yield Running(process, served_url(record), f"http://{record['admin']}")
+            addresses = dict(str(each).split()[:2] for each in record["listeners"])
+            urls = {mode: f"http://{address}" for mode, address in addresses.items()}
+            yield Running(process, urls, f"http://{record['admin']}")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A proxy of a pod: its process, and the URLs of its first listener and of its admin port."""
+    """A proxy of a pod: its process, its listeners' URLs by mode, and that of its admin port."""
 
     process: Command
-    url: str
+    urls: Mapping[str, str]
     admin: str
+
+    @property
+    def url(self) -> str:
+        return self.urls["reverse"]
 
     async def passes(self, probe: Mapping[str, Any]) -> None:
         """Wait until a probe gets what the kubelet wants to see."""
@@ -181,6 +189,34 @@ async def test_all_replicas_of_a_forward_listener_show_certificates_of_one_ca(
     assert keys[0] == keys[1]
 
 
+async def test_an_app_has_a_gateway_as_its_proxy_with_its_own_token(
+    helm: Helm, cluster: Cluster, closed: Values, tmp_path: Path
+) -> None:
+    ca = LocalCA.open(tmp_path / "made", ["api.mobula.io"])
+    cluster = cluster.having(local_ca={"ca-key.pem": ca.key_file.read_text()})
+    objects = helm.render(merged(closed, FORWARD, {"config": {"clients": {"research": CLIENT}}}))
+    pod = cluster.pod(objects, "Deployment", "gateway")
+    trust = pod.file(PROXY, "/var/lib/mobula-proxy/ca/ca.pem")
+
+    async def called(token: str, place: str) -> str:
+        proxy = f"http://client:{token}@{place}"
+        curl = [program("curl"), "-sSf", "--cacert", str(trust), "--proxy", proxy]
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*curl, "--write-out", "%{http_connect}", f"https://api.mobula.io{DATA}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return str(done.stdout)
+
+    async with cluster.running(pod) as gateway:
+        place = gateway.urls["forward"].removeprefix("http://")
+        assert "Bitcoin" in await called(TOKEN, place)
+        assert await called("another-token", place) == "407"
+
+
 async def test_helm_test_passes_in_front_of_a_gateway_and_fails_in_front_of_anything_else(
     helm: Helm, cluster: Cluster, values: Values, sandbox: Sandbox
 ) -> None:
@@ -193,9 +229,6 @@ async def test_helm_test_passes_in_front_of_a_gateway_and_fails_in_front_of_anyt
     other = await asyncio.to_thread(test.run, "test", *address_of(sandbox.url))
     assert other.returncode == 1
     assert "(not the proxy)" in other.stdout
-
-
-CLIENT = {"tokens": [f"sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}"]}
 
 
 @pytest.mark.parametrize("place", ["settings", "Secret"])
