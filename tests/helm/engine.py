@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import pytest
 import yaml
@@ -21,6 +21,21 @@ CHART = Path(__file__).parents[2] / "helm" / "mobula-proxy"
 
 Object = dict[str, Any]
 """A Kubernetes object, as YAML or JSON gives it."""
+
+
+class Given(TypedDict, total=False):
+    """What is not as usual: chart, release, cluster.
+
+    `apis` are those that the cluster has beside what every cluster has, as in
+    `admissionregistration.k8s.io/v1/MutatingAdmissionPolicy`.
+    """
+
+    chart: Path
+    release: str
+    namespace: str
+    kubernetes: str
+    apis: Sequence[str]
+    upgrade: bool
 
 
 class RefusedError(Exception):
@@ -35,56 +50,29 @@ class Helm:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def render(
-        self,
-        values: Mapping[str, Any],
-        *,
-        chart: Path = CHART,
-        release: str = "egress",
-        namespace: str = "mobula",
-        kubernetes: str = "1.37",
-        apis: Sequence[str] = (),
-        upgrade: bool = False,
-    ) -> list[Object]:
+    def render(self, values: Mapping[str, Any], **given: Unpack[Given]) -> list[Object]:
         """Return what a chart makes of the values, in order of its files' names.
 
-        `apis` are those that the cluster has beside what every cluster has, as in
-        `admissionregistration.k8s.io/v1/MutatingAdmissionPolicy`. Raises RefusedError.
+        Raises RefusedError.
         """
-        files = self.files(
-            values,
-            chart=chart,
-            release=release,
-            namespace=namespace,
-            kubernetes=kubernetes,
-            apis=apis,
-            upgrade=upgrade,
-        )
+        files = self.files(values, **given)
         manifests = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
         return [each for text in manifests for each in yaml.safe_load_all(text) if each]
 
-    def files(
-        self,
-        values: Mapping[str, Any],
-        *,
-        chart: Path = CHART,
-        release: str = "egress",
-        namespace: str = "mobula",
-        kubernetes: str = "1.37",
-        apis: Sequence[str] = (),
-        upgrade: bool = False,
-    ) -> dict[str, str]:
-        """Return the text of each template by its path, NOTES.txt too; otherwise as `render`."""
+    def files(self, values: Mapping[str, Any], **given: Unpack[Given]) -> dict[str, str]:
+        """Return the text of each template by its path, NOTES.txt too. Raises RefusedError."""
+        upgrade = given.get("upgrade", False)
         options = {
-            "name": release,
-            "namespace": namespace,
+            "name": given.get("release", "egress"),
+            "namespace": given.get("namespace", "mobula"),
             "is_install": not upgrade,
             "is_upgrade": upgrade,
-            "kube_version": f"v{kubernetes}.0",
-            "api_versions": list(apis),
+            "kube_version": f"v{given.get('kubernetes', '1.37')}.0",
+            "api_versions": list(given.get("apis", ())),
             "strict": True,
         }
-        files: dict[str, str] = self._ask("render", str(chart), values, options)
+        chart = str(given.get("chart", CHART))
+        files: dict[str, str] = self._ask("render", chart, values, options)
         return files
 
     def refusal(self, values: Mapping[str, Any], *, chart: Path = CHART) -> str:

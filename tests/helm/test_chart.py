@@ -293,6 +293,10 @@ def test_nobody_but_monitoring_comes_in_to_a_minter(helm: Helm) -> None:
     [
         ({}, {53, 6379, 443}),
         ({"networkPolicy": {"redis": {"ports": [6380]}}}, {53, 6380, 443}),
+        ({"store": {"url": "rediss://redis.example.com:6380/0"}}, {53, 6380, 443}),
+        ({"store": {"url": "redis+cluster://a:7000,[fd00::1]:7001"}}, {53, 7000, 7001, 443}),
+        ({"store": {"url": "redis+sentinel://s/main"}}, {53, 26379, 6379, 443}),
+        ({"store": {"url": "", **existing("redis-url")}}, {53, 6379, 443}),
         (on("tokenReview"), {53, 6379, 443, 6443}),
     ],
 )

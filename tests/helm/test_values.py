@@ -215,7 +215,7 @@ def notes(helm: Helm, values: Values) -> str:
             CASES["sidecars by injection"],
             "create secret generic mobula-proxy --from-file=store-secret=./FILE",
         ),
-        (CASES["sidecars without a minter"], "--set injection.enabled=true"),
+        (CASES["sidecars without a minter"], "set injection.enabled to true"),
     ],
 )
 def test_the_notes_say_what_to_do_next(helm: Helm, values: Values, text: str) -> None:
