@@ -23,7 +23,7 @@ from helm.kubelet import Contents, Pod
 from helm.test_injection import INJECTION, KEYED, MODES, NAME, asking, sidecar_of
 from redis_server import RedisServer
 from unmodified.app import APPS, ECHO, MARKET, check_calls, run
-from unmodified.machine import own_machine
+from unmodified.machine import Machine, own_machine
 
 API = {"url": "http://api.mobula.io", "insecure": True}
 DNS = {"api.mobula.io": "127.0.0.2"}
@@ -81,8 +81,9 @@ def running(
     with own_machine(hosts, DNS) as machine, installed_sandbox("127.0.0.2:80", machine.within):
         settings = {"resolver": "dns", "nameservers": [machine.nameserver]}
         pod = _injected(helm, mode, merged(values, {"config": settings}))
+        _set_sysctls(pod, machine)
         kubelet = Pod(pod["spec"], [], folder, {NAME: secret})
-        with kubelet.proxy(NAME, scan, machine.within) as sidecar:
+        with kubelet.proxy(NAME, scan, _without_capabilities(machine)) as sidecar:
             sidecar.serving()
             environ, app = kubelet.environ(NAME), kubelet.environ("app")
             yield Running(mode, pod, environ, app, sidecar, machine.within)
@@ -98,6 +99,21 @@ def _hosts(pod: Object) -> str:
     aliases: list[Mapping[str, list[str]]] = pod["spec"].get("hostAliases", [])
     lines = [f"{alias['ip']} {' '.join(alias['hostnames'])}" for alias in aliases]
     return "\n".join(["127.0.0.1 localhost", *lines, ""])
+
+
+def _set_sysctls(pod: Object, machine: Machine) -> None:
+    context = pod["spec"].get("securityContext", {})
+    for each in context.get("sysctls", ()):
+        path = f"/proc/sys/{each['name'].replace('.', '/')}"
+        subprocess.run(
+            [*machine.within, "tee", path], input=each["value"], text=True, check=True, timeout=20
+        )
+
+
+def _without_capabilities(machine: Machine) -> tuple[str, ...]:
+    """As the container's security context has it: also root may then not bind port 443."""
+    drop = ("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+    return (*machine.within, program("setpriv"), *drop, "--")
 
 
 @contextlib.contextmanager
