@@ -258,6 +258,20 @@ def test_keyless_sidecars_without_a_store_are_refused_by_the_chart(helm: Helm) -
     assert "store.url is empty: sidecars without the static key live on what others" in refusal
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "text"),
+    [
+        ({"adminPort": 18080}, "sidecar.adminPort is 18080, as is sidecar.port: they must differ"),
+        ({"noProxy": ["*"]}, "sidecar.noProxy has *, which covers api.mobula.io: apps would call"),
+        ({"noProxy": [".mobula.io"]}, "sidecar.noProxy has .mobula.io, which covers api.mobula.io"),
+    ],
+)
+def test_sidecars_that_could_not_work_are_refused_by_the_chart(
+    helm: Helm, sidecar: Values, text: str
+) -> None:
+    assert text in helm.refusal(merged(INJECTION, {"sidecar": sidecar}))
+
+
 def test_a_secret_may_hold_the_url_of_the_store(helm: Helm) -> None:
     values = {"store": {"url": ""}, "sidecar": {"secret": {"name": "fleet", "storeUrlKey": "url"}}}
     after = Cluster(helm.render(merged(INJECTION, values))).admit(asking())

@@ -26,6 +26,7 @@
 {{- $wrong = concat $wrong (include "mobula-proxy.credentialClashes" (dict "name" "apiKey" "from" $values.apiKey "noun" "the static key" "needed" $mints) | fromYamlArray) -}}
 {{- $wrong = concat $wrong (include "mobula-proxy.credentialClashes" (dict "name" "store.secret" "from" $values.store.secret "noun" "the store secret" "needed" $values.minter.enabled) | fromYamlArray) -}}
 {{- $wrong = concat $wrong (include "mobula-proxy.reserved" . | fromYamlArray) -}}
+{{- $wrong = concat $wrong (include "mobula-proxy.sidecarClashes" . | fromYamlArray) -}}
 {{- if $gateway -}}
   {{- $wrong = concat $wrong (include "mobula-proxy.gatewayClashes" . | fromYamlArray) -}}
 {{- end -}}
@@ -71,6 +72,21 @@
 - {{ printf "config.store.%s is set: leave it out; say it in %s" $name $what | quote }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What does not go together in sidecars. A YAML list. */}}
+{{- define "mobula-proxy.sidecarClashes" -}}
+{{- $sidecar := .Values.sidecar -}}
+{{- if eq (int $sidecar.port) (int $sidecar.adminPort) }}
+- {{ printf "sidecar.adminPort is %d, as is sidecar.port: they must differ" (int $sidecar.port) | quote }}
+{{- end }}
+{{- range $entry := $sidecar.noProxy }}
+{{- range include "mobula-proxy.sidecar.upstreams" $ | fromYamlArray }}
+{{- if hasSuffix (regexReplaceAll "^[*.]+" $entry "") .name }}
+- {{ printf "sidecar.noProxy has %s, which covers %s: apps would call that past their sidecar" $entry .name | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* What does not go together in a gateway. A YAML list. */}}
