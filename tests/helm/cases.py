@@ -46,7 +46,7 @@ KEYLESS: Values = merged(on("minter"), {"store": {"secret": existing("fleet")}})
 """What a minter needs beside."""
 FORWARD: Values = {"listeners": on("forward"), "ca": existing("local-ca")}
 TLS: Values = {"tls": {"existingSecret": "gateway-tls", "clientCa": {"existingSecret": "team-ca"}}}
-WATCHED = on("podMonitor", "prometheusRule", "dashboard")
+WATCHED = on("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
 
 CASES: Mapping[str, Values] = {
     "gateway": GATEWAY,

@@ -221,6 +221,30 @@ _CUSTOM = dict(
         ),
         _custom(
             "monitoring.coreos.com/v1",
+            "ServiceMonitor",
+            _fields(
+                ("selector", "endpoints"),
+                selector=_fields(matchLabels=_TEXTS),
+                endpoints={
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _fields(
+                        ("port",),
+                        port=_TEXT,
+                        path=_TEXT,
+                        interval=_TIME,
+                        relabelings={
+                            "type": "array",
+                            "items": _fields(
+                                ("targetLabel", "replacement"), targetLabel=_TEXT, replacement=_TEXT
+                            ),
+                        },
+                    ),
+                },
+            ),
+        ),
+        _custom(
+            "monitoring.coreos.com/v1",
             "PrometheusRule",
             _fields(
                 ("groups",),

@@ -97,7 +97,7 @@ def test_each_selector_finds_pods_of_its_own_part_only(helm: Helm, values: Value
     pods = [pod["metadata"]["labels"] for pod in filter(None, map(pod_of, objects))]
     for each in objects:
         selector = each.get("spec", {}).get("selector") or each.get("spec", {}).get("podSelector")
-        if not selector or each["kind"] == "PodMonitor":
+        if not selector or each["kind"].endswith("Monitor"):
             continue
         labels = selector.get("matchLabels", selector)
         assert len([pod for pod in pods if labels.items() <= pod.items()]) == 1, each["kind"]
@@ -321,12 +321,20 @@ def test_the_test_pod_is_let_in_as_clients_are(helm: Helm) -> None:
 
 def test_monitoring_scrapes_gateway_and_minter_each_by_itself(helm: Helm) -> None:
     objects = helm.render(merged(GATEWAY, KEYLESS, WATCHED))
-    monitor = only(objects, "PodMonitor", "-proxies")["spec"]
+    monitor = only(objects, "ServiceMonitor")["spec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    services = [
+        each["spec"]
+        for each in of_kind(objects, "Service")
+        if wanted <= each["metadata"]["labels"].items()
+    ]
     for each in of_kind(objects, "Deployment"):
         labels = each["spec"]["template"]["metadata"]["labels"]
-        assert monitor["selector"]["matchLabels"].items() <= labels.items()
-        ports = container_of(each)["ports"]
-        assert monitor["podMetricsEndpoints"][0]["port"] in [port["name"] for port in ports]
+        (service,) = [spec for spec in services if spec["selector"].items() <= labels.items()]
+        assert service["clusterIP"] == "None"
+        (port,) = service["ports"]
+        assert port["name"] == monitor["endpoints"][0]["port"]
+        assert port["targetPort"] in [each["name"] for each in container_of(each)["ports"]]
 
 
 def test_monitoring_scrapes_sidecars_wherever_they_are(helm: Helm) -> None:

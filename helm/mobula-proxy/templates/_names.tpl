@@ -17,6 +17,11 @@
 {{- printf "%s-%s" ($whole | trunc (sub 62 (len .part) | int) | trimSuffix "-") .part -}}
 {{- end -}}
 
+{{/* The job under which Prometheus has the series of a part; takes root and part. */}}
+{{- define "mobula-proxy.job" -}}
+{{- printf "%s/%s" .root.Release.Namespace (include "mobula-proxy.partName" .) -}}
+{{- end -}}
+
 {{/* What selects the pods of a part; takes root and part. It must never change. */}}
 {{- define "mobula-proxy.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "mobula-proxy.name" .root }}
