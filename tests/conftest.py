@@ -85,7 +85,13 @@ def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One Redis server for all tests that need no more of it than that it is empty."""
+def one_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def redis_server(one_redis_server: RedisServer) -> RedisServer:
+    """A Redis server that is empty; it is one for all tests."""
+    one_redis_server.ask("FLUSHALL")
+    return one_redis_server

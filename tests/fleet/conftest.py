@@ -18,7 +18,6 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "sqlite":
         return SqlitePlace(tmp_path / "state")
     server: RedisServer = request.getfixturevalue("redis_server")
-    server.ask("FLUSHALL")
     await let_a_minute_pass(server.url)
     return RedisPlace(server)
 

@@ -142,7 +142,6 @@ def test_an_app_gets_real_data_and_the_sidecar_ends_well(
 def test_the_app_of_a_keyless_sidecar_starts_once_the_minter_has_minted(
     helm: Helm, redis_server: RedisServer, tmp_path: Path, scan: SecretScan
 ) -> None:
-    redis_server.ask("FLUSHALL")
     keyless = {"store": {"url": ""}, "sidecar": {"secret": {"storeUrlKey": "store-url"}}}
     secret = {"store-secret": STORE_SECRET, "store-url": f"unix://{redis_server.socket}"}
     with running(helm, tmp_path, scan, "reverse", keyless, secret) as pod:
