@@ -221,8 +221,9 @@ def is_below(target: bytes, prefixes: Iterable[bytes]) -> bool:
 
     It must be so however a server reads it: a path that may lead up again is not.
     """
-    path = re.split(rb"[?#]", target, maxsplit=1)[0]
-    if not any(path[: len(each) + 1] in (each, each + b"/") for each in prefixes):
+    path = target.partition(b"?")[0]  # some servers take a # for a part of it
+    begins = any(path[: len(each) + 1] in (each, each + b"/") for each in prefixes)
+    if not (begins and path.startswith(b"/")):
         return False
     for _ in range(3 if b"%" in path else 0):
         path = unquote_to_bytes(path)

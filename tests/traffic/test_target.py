@@ -1,10 +1,12 @@
 """The request target: bytes in, bytes out."""
 
+import re
+from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness import KEY
@@ -17,6 +19,7 @@ from proxy.traffic.target import (
     Names,
     Place,
     Route,
+    is_below,
     is_host,
     manages_tokens,
     read_place,
@@ -586,3 +589,119 @@ def test_only_the_parameter_with_the_key_goes(
     spoilt = [*parameters[:place], b"z=" + RAW_KEY, *parameters[place:]]
     clean = path + (b"?" + b"&".join(parameters) if parameters else b"")
     assert without_keys(path + b"?" + b"&".join(spoilt), KEYS) == (clean, ["query"])
+
+
+# What is below a prefix, however it is read
+
+PREFIX = b"/api/1/market"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        PREFIX,
+        PREFIX + b"/",
+        PREFIX + b"/data?x=/../..",
+        PREFIX + b"/a%20b/%C3%A9/.well-known/a..b/x;v=1",
+        PREFIX + b"/?/..",
+    ],
+)
+def test_plain_path_is_below(target: bytes) -> None:
+    assert is_below(target, [b"/other", PREFIX])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"",
+        b"*",
+        b"/",
+        b"/api/1",
+        b"/api/1/marketing",
+        b"/api/1/market;x",
+        b"/api/1/market#/../x",
+        b"/API/1/market",
+        b"//api/1/market",
+        b"/api/1/%6darket",
+        PREFIX + b"/../wallet",
+        PREFIX + b"/x/../../wallet",
+        PREFIX + b"/..;x=1/wallet",
+        PREFIX + b"/%2e%2e/wallet",
+        PREFIX + b"/%252e%25252e/wallet",
+        PREFIX + b"/x%2f..%2f..%2fwallet",
+        PREFIX + b"/..\\wallet",
+        PREFIX + b"/%5c..%5cwallet",
+        PREFIX + b"/..%00/wallet",
+        PREFIX + b"/..%20/wallet",
+        PREFIX + b"/a#/../../wallet",
+        PREFIX + b"/a%23/../../wallet",
+        PREFIX + b"/a%3f/../../wallet",
+        PREFIX + b"//wallet",
+        PREFIX + b"/.",
+    ],
+)
+def test_path_that_may_lead_elsewhere_is_not_below(target: bytes) -> None:
+    assert not is_below(target, [b"/other", PREFIX])
+
+
+@pytest.mark.parametrize(("target", "below"), [(b"/x", True), (b"/", True), (b"/../x", False)])
+def test_root_has_all_paths_below_it(target: bytes, below: bool) -> None:
+    assert is_below(target, [b""]) is below
+
+
+@pytest.mark.parametrize("target", [b"", b"*"])
+def test_what_is_no_path_is_not_below_the_root_either(target: bytes) -> None:
+    assert not is_below(target, [b""])
+
+
+def resolved(path: bytes) -> bytes:
+    """Resolve dot segments (RFC 3986, section 5.2.4)."""
+    kept: list[bytes] = []
+    for each in path.split(b"/")[1:]:
+        if each == b"..":
+            kept[-1:] = []
+        elif each != b".":
+            kept.append(each)
+    return b"/" + b"/".join(kept)
+
+
+STEPS: dict[str, Callable[[bytes], bytes]] = {
+    "decode": unquote_to_bytes,
+    "resolve": resolved,
+    "collapse": lambda path: re.sub(rb"/+", b"/", path),
+    "take \\ for /": lambda path: path.replace(b"\\", b"/"),
+    "cut parameters": lambda path: re.sub(rb";[^/]*", b"", path),
+    "cut all behind ;": lambda path: path.partition(b";")[0],
+    "cut the fragment": lambda path: path.partition(b"#")[0],
+    "cut the query": lambda path: path.partition(b"?")[0],
+    "end at NUL": lambda path: path.partition(b"\0")[0],
+    "trim blanks": lambda path: b"/".join(each.strip(b" \t\0") for each in path.split(b"/")),
+}
+"""What servers do with a path, in some order; dots and slashes that come of it are resolved too."""
+
+ATOMS = st.sampled_from(
+    rb"/ // . .. /../ a \ ; ;p # % 2e %2e %2E %2f %5c %3b %23 %3f %00 %20 %25 %252e %252f".split()
+)
+
+
+@given(
+    st.lists(ATOMS, max_size=10).map(b"".join),
+    st.lists(st.sampled_from([name for name in STEPS if name != "decode"]), max_size=8),
+    st.lists(st.integers(0, 8), max_size=3),
+)
+@example(b"/..;/x", ["cut parameters"], [])
+@example(b"/a#/../../x", [], [])
+@example(b"/%2e%2e%2fx", [], [0])
+@settings(max_examples=500)
+def test_what_is_below_stays_below_in_every_reading(
+    rest: bytes, steps: list[str], decodings: list[int]
+) -> None:
+    """Servers decode up to three times, at any time."""
+    path = PREFIX + rest
+    if not is_below(path, [PREFIX]):
+        return
+    for place in decodings:
+        steps = [*steps[:place], "decode", *steps[place:]]
+    for each in ["cut the query", *steps, "resolve"]:
+        path = STEPS[each](path)
+    assert path == PREFIX or path.startswith(PREFIX + b"/")
