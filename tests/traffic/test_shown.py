@@ -1,8 +1,11 @@
 """What a client shows: where credentials are looked for, in which forms, and what finds them."""
 
 from base64 import b64encode
+from urllib.parse import unquote_to_bytes
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.tokens.known_keys import KnownKeys
 from proxy.tokens.model import Secret
@@ -82,6 +85,22 @@ def test_static_keys_are_found_beside_it() -> None:
     assert finder("static-key").occur_in(b"a static-key b")
     assert finder("static-key").cut_from(b"a static-key b" + VALUE) == b"a  b"
     assert not finder("static-key").occur_in(b"100%25 of static-ke")
+
+
+@given(
+    st.sampled_from([b"ab", b"aba", b"%41b", b"%", b"a%25"]),
+    st.lists(st.sampled_from([b"a", b"b", b"%", b"%61", b"%62", b"41", b"25", b"/"]), max_size=12),
+)
+def test_cutting_it_over_and_over_ends_when_it_occurs_no_more(
+    shown: bytes, pieces: list[bytes]
+) -> None:
+    data, found = b"".join(pieces), AndShown(KnownKeys(), shown)
+    while found.occur_in(data):
+        shorter = found.cut_from(data)
+        assert len(shorter) < len(data)
+        data = shorter
+    assert shown not in data
+    assert shown not in unquote_to_bytes(data)
 
 
 def test_it_does_not_show_what_it_finds() -> None:
