@@ -180,25 +180,25 @@ class Opening(asyncio.Protocol):
 
     def _ask(self, asking: Coroutine[None, None, Guest], proceed: Callable[[Guest], None]) -> None:
         """Go on once it is known whose the connection is; nothing is read meanwhile."""
-        assert self._transport is not None  # noqa: S101 - for the type checker
-        self._transport.pause_reading()
-        self._judge = lambda: None
+        self._pause()
         self._asking = self._loop.create_task(asking)
         self._asking.add_done_callback(partial(self._learn, proceed))
 
     def _learn(self, proceed: Callable[[Guest], None], asking: asyncio.Task[Guest]) -> None:
         self._asking = None
-        if self._transport is None or asking.cancelled():
+        if asking.cancelled():
             return
         try:
             guest = asking.result()
-            self._transport.resume_reading()
-            proceed(guest)
+            if self._transport is not None:
+                self._transport.resume_reading()
+                proceed(guest)
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
             LOG.exception("It could not be learned whose a connection is")
-            self._transport.abort()
+            if self._transport is not None:
+                self._transport.abort()
 
     def _intercept(self, host: str, name: str) -> None:
         """Answer a CONNECT to an upstream as if it had been made."""
@@ -309,13 +309,17 @@ class Opening(asyncio.Protocol):
         self._opened(self)
 
     def _start(self, work: Callable[[asyncio.Transport], Awaitable[None]]) -> None:
-        """Go on with what takes time, and has a limit of its own for it; nothing is read so far."""
+        """Go on with what takes time; nothing is read so far."""
+        self._task = self._loop.create_task(self._survive(work, self._pause()))
+
+    def _pause(self) -> asyncio.Transport:
+        """Read nothing while something goes on that takes time, and has a limit of its own."""
         assert self._transport is not None  # noqa: S101 - for the type checker
         self._transport.pause_reading()
         if self._timer is not None:
             self._timer.cancel()
         self._judge = lambda: None
-        self._task = self._loop.create_task(self._survive(work, self._transport))
+        return self._transport
 
     async def _survive(
         self, work: Callable[[asyncio.Transport], Awaitable[None]], transport: asyncio.Transport
