@@ -86,6 +86,7 @@ class MethodDenied(Refusal):
 class ProxyClientUnknown(Refusal):
     status, code, title = 407, "client_unknown", "Client credential missing"
     fields = b'Proxy-Authenticate: Basic realm="mobula-proxy"\r\n'
+    close_code = 1008
 
 
 class RequestTimeout(Refusal):
