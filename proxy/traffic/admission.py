@@ -3,7 +3,7 @@
 import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 
 from aiohttp import hdrs
 
@@ -12,7 +12,7 @@ from proxy.errors import AuthPathDenied, TooManyRequests, UpgradeUnsupported
 from proxy.network.guard import Guard
 from proxy.traffic import headers as fields
 from proxy.traffic.attempt import Outgoing
-from proxy.traffic.auth import Auth, Visit
+from proxy.traffic.auth import Auth, Guest, Visit
 from proxy.traffic.body import RequestBody
 from proxy.traffic.fact import OTHER_HOSTS, Fact
 from proxy.traffic.handshake import pass_on
@@ -66,11 +66,13 @@ class Admission:
         route = self._route(request)
         is_foreign = route.other is not None
         fact.upstream = route.upstream or OTHER_HOSTS
-        keys, charge, auth = self._keys, _free, request.auth
+        keys, guest, auth = self._keys, None, request.auth
         if auth is not None and (auth.guards_others or not is_foreign):
-            keys, charge = await self._let_in(auth, request, route, fact)
+            guest = await self._recognised(auth, request, route, fact)
+            keys = AndShown(keys, guest.shown) if guest.shown else keys
         target, places = without_keys(route.target, keys, by_name=not is_foreign)
         fact.path = _path_of(target)
+        charge = _free if auth is None or guest is None else _let_in(auth, guest, request, target)
         found = fields.read_request(
             request.raw_headers,
             request.version,
@@ -86,17 +88,16 @@ class Admission:
         out.keys, out.charge = keys, charge
         return out
 
-    async def _let_in(
+    async def _recognised(
         self, auth: Auth, request: FrontRequest, route: Route, fact: Fact
-    ) -> tuple[KeyFinder, Callable[[], None]]:
-        """Let a client in; return what finds what it showed, and what counts its messages."""
-        fact.path = _path_of(without_keys(route.target, self._keys)[0])  # for who is refused here
+    ) -> Guest:
+        """Return whose request it is. Raises the refusal that fits."""
         visit = _visit(request, route)
+        hidden: KeyFinder = reduce(AndShown, visit.tokens, self._keys)
+        fact.path = _path_of(without_keys(route.target, hidden)[0])  # for who is refused here
         guest = auth.recognise(visit) or await auth.ask(visit)
         fact.client = guest.client.name
-        auth.admit(guest, request.method, route.target)
-        keys = AndShown(self._keys, guest.shown) if guest.shown else self._keys
-        return keys, partial(auth.admit_more, guest, visit)
+        return guest
 
     def _route(self, request: FrontRequest) -> Route:
         host = request.headers.get(hdrs.HOST)
@@ -151,6 +152,15 @@ class Admission:
             expected=found.expects_continue,
             clock=self._clock,
         )
+
+
+def _let_in(auth: Auth, guest: Guest, request: FrontRequest, target: bytes) -> Callable[[], None]:
+    """Let a client's request in; return what counts its messages.
+
+    Its rights are judged by what goes upstream: what is cut out of a path can make it lead up.
+    """
+    auth.admit(guest, request.method, target)
+    return partial(auth.admit_more, guest)
 
 
 def _free() -> None:

@@ -62,7 +62,7 @@ def evidence_of(transport: BaseTransport, before: Evidence) -> Evidence:
     """Return what a connection tells, beside what it told when it was opened."""
     certificate = transport.get_extra_info("peercert")
     if certificate:
-        names = (name for kind, name in certificate.get("subjectAltName", ()) if kind in _KINDS)
+        names = (name for kind, name in certificate.get("subjectAltName", ()) if _is(kind, name))
         until = cert_time_to_seconds(certificate["notAfter"])
         before = replace(before, names=tuple(names), until=float(until))
     own = transport.get_extra_info("socket")
@@ -72,7 +72,9 @@ def evidence_of(transport: BaseTransport, before: Evidence) -> Evidence:
     return before
 
 
-_KINDS: Final = ("DNS", "URI")
+def _is(kind: str, name: str) -> bool:
+    """Tell whether a name is of the kind that it looks like: an authority may check but that."""
+    return kind == ("URI" if "://" in name else "DNS")
 
 
 class Reviews(Protocol):
@@ -101,10 +103,15 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A client that was recognised, and the credential that it has shown, empty for none."""
+    """A client that was recognised, by what it told.
+
+    `shown` is the credential that it has shown, empty for none, and `account` its ServiceAccount.
+    """
 
     client: Client
+    visit: Visit
     shown: bytes = field(default=b"", repr=False)
+    account: str = ""
 
 
 class Auth:
@@ -143,11 +150,11 @@ class Auth:
 
     def recognise(self, visit: Visit) -> Guest | None:
         """Return who it is, None if that takes asking. Raises the refusal that fits."""
-        guest = self._by_token(visit) or self._by_connection(visit.evidence)
+        guest = self._by_token(visit) or self._by_connection(visit)
         if guest is None:
             guest = self._by_known_account(visit)
         if guest is not None:
-            return self._in_time(guest, visit)
+            return self._in_time(guest)
         if self._to_review(visit):
             return None
         raise self._stranger(visit)
@@ -162,31 +169,32 @@ class Auth:
             raise ClientReviewUnavailable(str(error), retry_after=error.retry_after) from None
         except ReviewDenied as error:
             raise self._unknown(visit, str(error)) from None
-        return self._in_time(self._of_account(account, token), visit)
+        return self._in_time(self._of_account(account, token, visit))
 
     def _by_token(self, visit: Visit) -> Guest | None:
         found = ((self.roster.of_token(each), each) for each in visit.tokens)
-        return next((Guest(client, each) for client, each in found if client), None)
+        return next((Guest(client, visit, each) for client, each in found if client), None)
 
-    def _by_connection(self, evidence: Evidence) -> Guest | None:
-        client = None
+    def _by_connection(self, visit: Visit) -> Guest | None:
+        client, evidence = None, visit.evidence
         if evidence.names and self._wall() < evidence.until:
             client = self.roster.of_names(evidence.names)
         if client is None and evidence.uid is not None:
             client = self.roster.of_uid(evidence.uid)
-        return None if client is None else Guest(client)
+        return None if client is None else Guest(client, visit)
 
     def _by_known_account(self, visit: Visit) -> Guest | None:
         if self._reviews is None:
             return None
         found = ((self._reviews.known(each), each) for each in visit.tokens)
-        return next((self._of_account(account, each) for account, each in found if account), None)
+        known = ((account, each) for account, each in found if account)
+        return next((self._of_account(account, each, visit) for account, each in known), None)
 
-    def _of_account(self, account: str, token: bytes) -> Guest:
+    def _of_account(self, account: str, token: bytes, visit: Visit) -> Guest:
         client = self.roster.of_account(account)
         if client is None:
             raise ClientDenied(f"ServiceAccount {account} is no client of this proxy.")
-        return Guest(client, token)
+        return Guest(client, visit, token, account)
 
     def _to_review(self, visit: Visit) -> bytes | None:
         """Return the credential about which the API server may know more."""
@@ -195,10 +203,10 @@ class Auth:
             return None
         return next((each for each in visit.tokens if reviews.looks_like_one(each)), None)
 
-    def _in_time(self, guest: Guest, visit: Visit) -> Guest:
-        expires = guest.client.expires
-        if expires is not None and self._wall() >= expires:
-            raise self._unknown(visit, f"The credentials of client {guest.client.name} expired.")
+    def _in_time(self, guest: Guest) -> Guest:
+        client = guest.client
+        if client.expires is not None and self._wall() >= client.expires:
+            raise self._unknown(guest.visit, f"The credentials of client {client.name} expired.")
         return guest
 
     def _stranger(self, visit: Visit) -> Refusal:
@@ -222,12 +230,18 @@ class Auth:
         guest.client.check_rights(method, path)
         self._charge(guest.client)
 
-    def admit_more(self, guest: Guest, visit: Visit) -> None:
+    def admit_more(self, guest: Guest) -> None:
         """Let a client that was let in go on, with one message more. Raises the refusal that fits.
 
-        It may have been removed meanwhile. (What only the API server knows is not asked again.)
+        It may have been removed meanwhile. (The API server is not asked again whose a token is.)
         """
-        self._charge((self.recognise(visit) or guest).client)
+        self._charge((self.recognise(guest.visit) or self._as_before(guest)).client)
+
+    def _as_before(self, guest: Guest) -> Guest:
+        """Return who it is whose token would have to be reviewed once more."""
+        if not guest.account:
+            raise self._stranger(guest.visit)
+        return self._in_time(self._of_account(guest.account, guest.shown, guest.visit))
 
     def _charge(self, client: Client) -> None:
         if client.is_limited:
