@@ -335,6 +335,17 @@ async def used_before(near: Wire, far: Far) -> Wire:
     return up
 
 
+async def is_served(near: Wire, far: Far, data: bytes) -> bytes:
+    """Have a request served on an upstream connection of its own; return its head as it went up."""
+    near.send(data)
+    up = await far.wire()
+    head = await up.request()
+    up.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    up.close()
+    assert (await near.answer())[1] == b"ok"
+    return head
+
+
 async def refused(near: Wire) -> tuple[int, str]:
     """Read one of our problem documents; return its status and code."""
     problem = problem_of(*await near.answer())

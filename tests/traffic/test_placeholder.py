@@ -12,7 +12,17 @@ from harness import SecretScan, until_ready
 from proxy.app import App
 from proxy.sandbox import Sandbox
 from proxy.tokens.model import Secret
-from wire import ESTABLISHED, OK, Far, Start, Wire, between, client, fields_of, let_through, refused
+from wire import (
+    ESTABLISHED,
+    Far,
+    Start,
+    between,
+    client,
+    fields_of,
+    is_served,
+    let_through,
+    refused,
+)
 
 VALUE = b"mobula-proxy-placeholder"
 SECRET = Secret(VALUE.decode())
@@ -39,17 +49,6 @@ def request(*lines: bytes, target: bytes = b"/x") -> bytes:
 
 def connect(place: bytes, *lines: bytes) -> bytes:
     return b"\r\n".join((b"CONNECT %b HTTP/1.1" % place, b"Host: %b" % place, *lines, b"", b""))
-
-
-async def is_served(near: Wire, far: Far, data: bytes) -> bytes:
-    """Have a request served; return its head as it went upstream."""
-    near.send(data)
-    up = await far.wire()
-    head = await up.request()
-    up.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-    up.close()
-    assert (await near.answer())[1] == b"ok"
-    return head
 
 
 @pytest.mark.parametrize(
