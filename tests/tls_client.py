@@ -12,9 +12,12 @@ class TlsClient:
     It raises what a client raises, such as SSLCertVerificationError, and then has to say why.
     """
 
-    def __init__(self, context: ssl.SSLContext, name: str | None) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, name: str | None, session: ssl.SSLSession | None = None
+    ) -> None:
+        """A client that has been there before may take its `session` up again."""
         self._heard, self._said = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._heard, self._said, server_hostname=name)
+        self._tls = context.wrap_bio(self._heard, self._said, server_hostname=name, session=session)
 
     def __repr__(self) -> str:
         return f"<TlsClient {self._tls.version()}>"
@@ -23,6 +26,11 @@ class TlsClient:
     def to_say(self) -> bytes:
         """Take what it has to say."""
         return self._said.read()
+
+    @property
+    def is_resumed(self) -> bool | None:
+        """Whether a session was taken up again."""
+        return self._tls.session_reused
 
     def hello(self) -> bytes:
         """Begin the handshake; return its first message."""
