@@ -130,7 +130,7 @@ def read_part(file: Path, path: SettingPath) -> Tree:
     problems = [entry] if isinstance(entry, Problem) else entry.problems
     if isinstance(entry, Problem) or problems:
         raise SettingsError(problems)
-    tree.overlay(entry.path, entry.value, entry.origins)
+    tree.overlay(path, entry.value, {path: str(file), **entry.origins})
     return tree
 
 
