@@ -53,14 +53,25 @@ def _list_of(
     return Leaf(read_all, whole, list, secret=secret)
 
 
-def _texts(pattern: re.Pattern[str], form: str, *, secret: bool = False) -> Leaf:
+def _texts(
+    pattern: re.Pattern[str],
+    form: str,
+    *,
+    make: Callable[[str], str] = str,
+    secret: bool = False,
+) -> Leaf:
     def read(value: object) -> str:
         if isinstance(value, str) and len(value) <= _LONGEST and pattern.fullmatch(value):
-            return value
+            return make(value)
         raise Wrong(f"must have {form}")
 
     schema = {"type": "string", "pattern": f"^(?:{pattern.pattern})$", "maxLength": _LONGEST}
     return _list_of(read, schema, form, secret=secret)
+
+
+def folded(name: str) -> str:
+    """Return a subject alternative name as it is compared: case counts in URIs only."""
+    return name if "://" in name else name.lower()
 
 
 def _name(value: object) -> str:
@@ -81,7 +92,7 @@ def _time(value: object) -> float | None:
     try:
         moment = datetime.fromisoformat(cast("str", value))
         if moment.tzinfo is not None:
-            return moment.timestamp()
+            return moment.astimezone(UTC).timestamp()
     except (TypeError, ValueError, OverflowError):
         pass
     raise Wrong("must be a time with its zone, as in 2027-01-31T12:00:00Z, or null")
@@ -123,7 +134,11 @@ class ClientSettings(Section, frozen=True, kw_only=True):
     """SHA-256 of each token that it may show, as sha256:… and never a token itself."""
     certificates: Annotated[
         tuple[str, ...],
-        _texts(_CERTIFICATE, "subject alternative names, as spiffe://cluster/ns/a or app.example"),
+        _texts(
+            _CERTIFICATE,
+            "subject alternative names, as spiffe://cluster/ns/a or app.example",
+            make=folded,
+        ),
     ] = ()
     """Subject alternative names, URI or DNS, of its client certificates."""
     uids: Annotated[

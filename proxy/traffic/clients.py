@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proxy.config import ClientSettings
 from proxy.errors import ClientDenied
-from proxy.settings.clients import DIGEST_PREFIX
+from proxy.settings.clients import DIGEST_PREFIX, folded
 from proxy.traffic.target import is_below
 
 
@@ -58,7 +58,7 @@ class Roster:
         for each in settings.tokens:
             digest = bytes.fromhex(each.removeprefix(DIGEST_PREFIX))
             self._by_digest[_place_of(digest)] = digest, client
-        self._by_name.update((_folded(each), client) for each in settings.certificates)
+        self._by_name.update((each, client) for each in settings.certificates)
         self._by_uid.update((each, client) for each in settings.uids)
         self._by_account.update((each, client) for each in settings.service_accounts)
 
@@ -83,7 +83,7 @@ class Roster:
 
     def of_names(self, names: tuple[str, ...]) -> Client | None:
         """Return whose certificate it is that has these names; the first that is known counts."""
-        return next(filter(None, (self._by_name.get(_folded(each)) for each in names)), None)
+        return next(filter(None, (self._by_name.get(folded(each)) for each in names)), None)
 
     def of_uid(self, uid: int) -> Client | None:
         return self._by_uid.get(uid)
@@ -99,11 +99,6 @@ _NOBODY: tuple[bytes, Client | None] = b"", None
 
 def _place_of(digest: bytes) -> bytes:
     return digest[:8]
-
-
-def _folded(name: str) -> str:
-    """Return a subject alternative name as it is compared: case counts in URIs only."""
-    return name if "://" in name else name.lower()
 
 
 def _client(name: str, settings: ClientSettings) -> Client:
