@@ -877,9 +877,79 @@ def test_a_listener_off_loopback_is_refused(problems: Problems, bind: str) -> No
     ]
 
 
-def test_a_listener_off_loopback_may_ask_who_its_clients_are(loading: Loader) -> None:
-    listeners = "listeners: [{bind: '0.0.0.0:8080', authenticate: true}]"
-    assert loading(f"{listeners}\nclients_file: /clients.yaml").listeners[0].authenticate
+def test_a_listener_off_loopback_is_served_to_clients_alone(loading: Loader) -> None:
+    text = "listeners: [{bind: '0.0.0.0:8080', authenticate: true}]\nclients: {a: {uids: [1]}}"
+    assert loading(text).listeners[0].authenticate
+
+
+def test_a_listener_that_would_let_nobody_in_is_refused(problems: Problems) -> None:
+    assert problems("listeners:\n- bind: 127.0.0.1:1\n  authenticate: true") == [
+        (
+            "listeners[0].authenticate: would let nobody in; name them in clients or clients_file "
+            "(true in config.yaml, line 3)"
+        )
+    ]
+
+
+def test_clients_of_a_file_are_enough(loading: Loader) -> None:
+    text = "listeners: [{bind: '0.0.0.0:1', authenticate: true}]\nclients_file: /clients.yaml"
+    assert loading(text).clients_file == "/clients.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("clients: {a: {uids: [1]}}", "in"), ("clients_file: /clients.yaml", "/clients.yaml in")],
+)
+def test_clients_that_no_listener_asks_for_are_refused(
+    loading: Loader, problems: Problems, text: str, shown: str
+) -> None:
+    """They would seem to keep others out. A minter may have its members' settings."""
+    assert problems(text) == [
+        (
+            f"{text.partition(':')[0]}: are asked for by no listener; set authenticate: true on "
+            f"one, or leave them out ({shown} config.yaml, line 1)"
+        )
+    ]
+    loading(f"{text}\nrole: minter\nstore: {{url: 'redis://store:6379/0'}}")
+
+
+FILES = {"certificate_file": "/c", "key_file": "/k", "client_ca_file": "/a"}
+
+
+@pytest.mark.parametrize("tls", [{}, FILES, {**FILES, "client_ca_file": None}])
+def test_a_listener_speaks_tls_with_both_files_or_with_none(
+    loading: Loader, tls: Mapping[str, object]
+) -> None:
+    loaded = loading(json.dumps({"listeners": [{"bind": "127.0.0.1:1", "tls": tls}]}))
+    assert loaded.listeners[0].tls.certificate_file == tls.get("certificate_file")
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (["certificate_file"], "key_file: is needed beside certificate_file"),
+        (["key_file"], "certificate_file: is needed beside key_file"),
+        (["key_file", "client_ca_file"], "certificate_file: is needed beside key_file"),
+        (
+            ["client_ca_file"],
+            "client_ca_file: is of use only with TLS; set certificate_file and key_file beside it",
+        ),
+    ],
+)
+def test_half_of_a_listeners_tls_is_refused(
+    problems: Problems, given: Sequence[str], wrong: str
+) -> None:
+    tls = {name: FILES[name] for name in given}
+    (problem,) = problems(json.dumps({"listeners": [{"bind": "127.0.0.1:1", "tls": tls}]}))
+    assert problem.startswith(f"listeners[0].tls.{wrong}")
+
+
+@pytest.mark.parametrize("mode", ["forward", "tls"])
+def test_tls_of_its_own_is_for_listeners_of_mode_reverse(problems: Problems, mode: str) -> None:
+    listener = {"bind": "127.0.0.1:1", "mode": mode, "tls": FILES}
+    assert problems(json.dumps({"listeners": [listener]})) == [
+        "listeners[0].tls: is for listeners of mode reverse only (in config.yaml, line 1)"
+    ]
 
 
 def test_a_listener_off_loopback_is_served_to_those_who_mean_it(loading: Loader) -> None:

@@ -330,6 +330,7 @@ _SECRET_FLAG, _SECRET_VARIABLE, _SECRET_IN_FILE, _SECRET_URL, _SECRET_STORE = (
     b"\xffu",
     b"\xffs",
 )
+_SECRET_TOKENS = b"\xffc"
 
 SETTINGS = [
     b"",
@@ -380,6 +381,9 @@ SETTINGS = [
     _SECRET_FLAG + b"=!x \xfe",
     _SECRET_FLAG + b"=!",
     _SECRET_FLAG + b"=[\xfe",
+    _SECRET_TOKENS + b"[\xfe, ",
+    _SECRET_TOKENS + b"{\xfe: [",
+    _SECRET_TOKENS + b"sha256:",
     _SECRET_VARIABLE + b"=",
     _SECRET_VARIABLE + b"FILE={a: ",
     _SECRET_IN_FILE,

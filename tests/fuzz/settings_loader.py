@@ -11,6 +11,7 @@ An input is the text of the file. Behind it, 0xFF and a letter starts something 
 and what holds a secret, at each 0xFE and at the end:
 
 - `\xffk` `--set api_key`, and `\xffe` the variable of `api_key`: `.below=value` or `=value`
+- `\xffc` `--set clients.a.tokens`, where a plain token may stand by mistake
 - `\xffy` `api_key` in the file: `name=value` for a mapping, else text
 - `\xffu` a URL: `user@rest`, `\xffs` that of a Redis store, and `\xffp` of the upstream proxy
 """
@@ -29,7 +30,7 @@ from proxy.config import Settings, SettingsError, effective, load
 SECRET = "zq4-secret-5ad81c07"
 _TELLING = SECRET[:9]
 """So much of it gives it away."""
-_PART = re.compile(rb"\xff([ESkeyusp])")
+_PART = re.compile(rb"\xff([ESkceyusp])")
 _PREFIX = "MOBULA_PROXY__"
 _URLS = {
     b"u": ("upstreams.a.test.url", "https"),
@@ -77,6 +78,8 @@ def _add_secret(sources: Sources, kind: bytes, text: str) -> None:
     below, value = _halves(text)
     if kind == b"k":
         _add(sources, b"S", f"api_key.{below}" if below else "api_key", value)
+    elif kind == b"c":
+        _add(sources, b"S", "clients.a.tokens", text)
     elif kind == b"e":
         name = f"{_PREFIX}API_KEY" + (f"__{below}" if below else "")
         _add(sources, b"E", name.replace(SECRET, ""), value)
