@@ -258,8 +258,12 @@ class ListenerSettings(Section, frozen=True, kw_only=True):
                 "set authenticate: true beside it, bind 127.0.0.1, [::1] or unix:/path, "
                 "or set insecure: true if you mean it",
             )
-        if good.get("tls", _NO_TLS) != _NO_TLS and good.get("mode", "reverse") != "reverse":
+        tls = good.get("tls", _NO_TLS)
+        if tls != _NO_TLS and good.get("mode", "reverse") != "reverse":
             yield Finding(("tls",), "is for listeners of mode reverse only")
+        elif tls.client_ca_file and good.get("authenticate") is False:
+            text = "keeps nobody out by itself; set authenticate: true on the listener"
+            yield Finding(("tls", "client_ca_file"), text)
         for name in ("other_hosts", "private_hosts"):
             if good.get(name) and good.get("mode", "forward") != "forward":
                 yield Finding((name,), "is for listeners of mode forward only")

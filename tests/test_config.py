@@ -916,7 +916,7 @@ def test_clients_that_no_listener_asks_for_are_refused(
 FILES = {"certificate_file": "/c", "key_file": "/k", "client_ca_file": "/a"}
 
 
-@pytest.mark.parametrize("tls", [{}, FILES, {**FILES, "client_ca_file": None}])
+@pytest.mark.parametrize("tls", [{}, {**FILES, "client_ca_file": None}])
 def test_a_listener_speaks_tls_with_both_files_or_with_none(
     loading: Loader, tls: Mapping[str, object]
 ) -> None:
@@ -942,6 +942,21 @@ def test_half_of_a_listeners_tls_is_refused(
     tls = {name: FILES[name] for name in given}
     (problem,) = problems(json.dumps({"listeners": [{"bind": "127.0.0.1:1", "tls": tls}]}))
     assert problem.startswith(f"listeners[0].tls.{wrong}")
+
+
+def test_client_certificates_that_nobody_looks_at_are_refused(
+    loading: Loader, problems: Problems
+) -> None:
+    """They would seem to keep others out."""
+    listener = {"bind": "127.0.0.1:1", "tls": FILES}
+    assert problems(json.dumps({"listeners": [listener]})) == [
+        (
+            "listeners[0].tls.client_ca_file: keeps nobody out by itself; set authenticate: true "
+            "on the listener (/a in config.yaml, line 1)"
+        )
+    ]
+    asking = {"listeners": [listener | {"authenticate": True}], "clients": {"a": {"uids": [1]}}}
+    assert loading(json.dumps(asking)).listeners[0].tls.client_ca_file == "/a"
 
 
 @pytest.mark.parametrize("mode", ["forward", "tls"])
