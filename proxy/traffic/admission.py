@@ -93,9 +93,12 @@ class Admission:
     ) -> Guest:
         """Return whose request it is. Raises the refusal that fits."""
         visit = _visit(request, route)
-        hidden: KeyFinder = reduce(AndShown, visit.tokens, self._keys)
-        fact.path = _path_of(without_keys(route.target, hidden)[0])  # for who is refused here
-        guest = auth.recognise(visit) or await auth.ask(visit)
+        try:
+            guest = auth.recognise(visit) or await auth.ask(visit)
+        except BaseException:  # the log tells of it, but of nothing that was shown
+            hidden: KeyFinder = reduce(AndShown, visit.tokens, self._keys)
+            fact.path = _path_of(without_keys(route.target, hidden)[0])
+            raise
         fact.client = guest.client.name
         return guest
 
