@@ -66,10 +66,11 @@ class Admission:
         route = self._route(request)
         is_foreign = route.other is not None
         fact.upstream = route.upstream or OTHER_HOSTS
-        keys, guest, auth = self._keys, None, request.auth
+        keys: KeyFinder = self._keys
+        guest, auth = None, request.auth
         if auth is not None and (auth.guards_others or not is_foreign):
             guest = await self._recognised(auth, request, route, fact)
-            keys = AndShown(keys, guest.shown) if guest.shown else keys
+            keys = reduce(AndShown, auth.shown_by(guest), keys)
         target, places = without_keys(route.target, keys, by_name=not is_foreign)
         fact.path = _path_of(target)
         charge = _free if auth is None or guest is None else _let_in(auth, guest, request, target)

@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from asyncio import BaseTransport
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from ssl import cert_time_to_seconds
 from typing import Final, Protocol
@@ -170,6 +170,17 @@ class Auth:
         except ReviewDenied as error:
             raise self._unknown(visit, str(error)) from None
         return self._in_time(self._of_account(account, token, visit))
+
+    def shown_by(self, guest: Guest) -> Iterable[bytes]:
+        """Return all credentials for this proxy that it has shown, which must go no further."""
+        tokens = guest.visit.tokens
+        if len(tokens) < 2:
+            return filter(None, (guest.shown,))
+        return {each for each in tokens if each == guest.shown or self._is_known(each)}
+
+    def _is_known(self, token: bytes) -> bool:
+        reviews = self._reviews
+        return bool(self.roster.of_token(token) or (reviews and reviews.known(token)))
 
     def _by_token(self, visit: Visit) -> Guest | None:
         found = ((self.roster.of_token(each), each) for each in visit.tokens)

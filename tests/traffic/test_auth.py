@@ -591,6 +591,23 @@ async def test_connect_lets_every_request_behind_it_in(
             assert TOKEN not in head
 
 
+async def test_neither_of_two_clients_credentials_goes_upstream(
+    guarded_forward: Start, far: Far, ca_folder: Path
+) -> None:
+    """One is shown by the CONNECT, another by a request behind it, and each stands elsewhere."""
+    clients = {"research": RESEARCH, "batch": BATCH}
+    async with guarded_forward(clients=clients) as app, client(app) as near:
+        near.send(connect_to(b"far.test:443", BASIC))
+        assert await near.head() == ESTABLISHED
+        await near.start_tls(trust(ca_folder), "far.test")
+        lines = [b"Authorization: " + OTHER, b"X-A: " + TOKEN, b"X-B: " + OTHER]
+        target = b"/a%b/b%b?a=%b&b=%b" % (TOKEN, OTHER, TOKEN, OTHER)
+        head = await is_served(near, far, request(*lines, target=target))
+        assert head.startswith(b"GET /a/b HTTP/1.1\r\n")
+        assert TOKEN not in head
+        assert OTHER not in head
+
+
 async def test_client_of_a_connect_is_counted_for_each_request_behind_it(
     guarded_forward: Start, far: Far, ca_folder: Path
 ) -> None:
