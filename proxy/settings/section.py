@@ -6,13 +6,18 @@ msgspec checks.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from msgspec import NODEFAULT, Struct, ValidationError, convert
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo
+from msgspec.structs import fields as find_fields
 
 from proxy.settings.problems import SecretPlace, full_name, secret_place
 from proxy.settings.values import Leaf, SettingPath, Wrong, one_of
+
+fields = cache(find_fields)
+"""The fields of a kind of section; to find them out takes as long as to read a client."""
 
 
 class Finding(NamedTuple):
