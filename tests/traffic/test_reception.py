@@ -280,7 +280,7 @@ async def sharing(
     sections: dict[str, Any] = {
         "listener": {"authenticate": True},
         "clients": {"daily": known_by(TOKEN, requests_per_day=a_day)},
-        "store": {"url": f"sqlite://{folder / 'tokens.db'}"},
+        "store": {"url": f"sqlite:///{folder / 'tokens.db'}"},
     }
     async with between(far, sandbox, scan, **sections) as app:
         yield app
