@@ -76,6 +76,7 @@ soak: $(VENV)/.dev ## Half an hour of mixed load with random faults; nothing may
 bench: .venv-bench/.run ## Measure CPU per request, memory and time to ready, as installed for use
 	.venv-bench/bin/python bench/footprint.py
 	.venv-bench/bin/python bench/throughput.py
+	.venv-bench/bin/python bench/clients.py
 
 .PHONY: fleet
 fleet: $(VENV)/.dev ## Simulate fleets of up to 1,000 processes; the table of docs/scaling.md
