@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness import digest_of
+from identities import digest_of
 from proxy.config import ClientSettings
 from proxy.errors import ClientDenied
 from proxy.traffic.clients import Client, Roster
