@@ -96,9 +96,12 @@ class Admission:
         visit = _visit(request, route)
         try:
             guest = auth.recognise(visit) or await auth.ask(visit)
-        except BaseException:  # the log tells of it, but of nothing that was shown
-            hidden: KeyFinder = reduce(AndShown, visit.tokens, self._keys)
-            fact.path = _path_of(without_keys(route.target, hidden)[0])
+        except BaseException:
+            # The log tells of it, but of nothing that was shown. To cut out what a stranger has
+            # shown is no way: it may be short, and nested in the path a thousand times.
+            shown: KeyFinder = reduce(AndShown, visit.tokens, self._keys)
+            path = _path_of(without_keys(route.target, self._keys)[0])
+            fact.path = "" if shown.occur_in(path.encode("latin-1")) else path
             raise
         fact.client = guest.client.name
         return guest

@@ -463,15 +463,15 @@ async def test_what_was_shown_goes_nowhere_upstream(guarded: Start, far: Far, fo
 
 
 @pytest.mark.parametrize(
-    ("rights", "code"),
+    ("rights", "code", "path"),
     [
-        ({"paths": ["/other"]}, "client_denied"),
-        ({"methods": ["POST"]}, "client_denied"),
-        ({"expires": "2020-01-31T12:00:00Z"}, "client_unknown"),
+        ({"paths": ["/other"]}, "client_denied", "/a//b"),
+        ({"methods": ["POST"]}, "client_denied", "/a//b"),
+        ({"expires": "2020-01-31T12:00:00Z"}, "client_unknown", ""),
     ],
 )
 async def test_what_a_client_showed_that_is_refused_stands_in_no_log(
-    guarded: Start, scan: SecretScan, rights: dict[str, Any], code: str
+    guarded: Start, scan: SecretScan, rights: dict[str, Any], code: str, path: str
 ) -> None:
     """Not even where it stands in the path, of which the log of requests tells."""
     async with guarded(clients={"research": RESEARCH | rights}) as app, client(app) as near:
@@ -480,7 +480,7 @@ async def test_what_a_client_showed_that_is_refused_stands_in_no_log(
             await near.head()
         await until(lambda: len(scan.logged("request")) == 2)
         assert scan.logged("request")[-1]["code"] == code
-        assert scan.logged("request")[-1]["path"] == "/a//b"
+        assert {each["path"] for each in scan.logged("request")} == {path}
 
 
 async def test_two_clients_may_share_a_connection(guarded: Start, far: Far) -> None:
@@ -581,7 +581,7 @@ async def test_who_asks_a_proxy_without_a_credential_gets_407(
 async def test_connect_lets_every_request_behind_it_in(
     guarded_forward: Start, far: Far, ca_folder: Path
 ) -> None:
-    """Also one that leads up, or shows the token elsewhere: it is cut out as if it stood there."""
+    """What it has shown counts as if each of them showed it, and is cut out of them too."""
     async with guarded_forward() as app, client(app) as near:
         near.send(connect_to(b"far.test:443", BASIC))
         assert await near.head() == ESTABLISHED
