@@ -7,7 +7,6 @@ printed: after each test, none of the first may stand in the second (promise 1).
 import asyncio
 import contextlib
 import functools
-import hashlib
 import io
 import json
 import os
@@ -98,11 +97,6 @@ def _forms(secret: str) -> tuple[str, ...]:
     base64 = b64encode(raw).decode().rstrip("=")
     signature = secret.rpartition(".")[2]
     return percent, secret, base64, signature
-
-
-def digest_of(token: bytes) -> str:
-    """Return how the settings name a client's token."""
-    return f"sha256:{hashlib.sha256(token).hexdigest()}"
 
 
 def settings_for(url: str, **sections: Any) -> Settings:

@@ -6,7 +6,8 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import KEY, SecretScan, base_url, digest_of, exchange, get, running, until, until_ready
+from harness import KEY, SecretScan, base_url, exchange, get, running, until, until_ready
+from identities import digest_of
 from proxy import __version__
 from proxy.app import App
 from proxy.sandbox import Fault, Sandbox
