@@ -87,10 +87,11 @@ class Reception(AbstractAsyncContextManager["Reception"]):
 
     async def _tell_store(self) -> None:
         """Tell the store what it has not been told, now and then and at the end."""
-        while not self._closing.is_set():
+        is_last = False
+        while not is_last:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TALLY_SECONDS):
-                    await self._closing.wait()
+                    is_last = await self._closing.wait()
             day, untold = self._usage.untold(self._wall())
             if untold:
                 self._usage.told(day, await self._tally(day, untold))
