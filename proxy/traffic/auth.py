@@ -166,7 +166,8 @@ class Auth:
         try:
             account = await self._reviews.review(token)
         except ReviewUnavailable as error:
-            raise ClientReviewUnavailable(str(error), retry_after=error.retry_after) from None
+            detail = "Whose ServiceAccount token it is cannot be found out now; the log says why."
+            raise ClientReviewUnavailable(detail, retry_after=error.retry_after) from None
         except ReviewDenied as error:
             raise self._unknown(visit, str(error)) from None
         return self._in_time(self._of_account(account, token, visit))

@@ -133,3 +133,11 @@ def test_durations_are_read_as_the_proxy_reads_them(helm: Helm, text: str | floa
     objects = helm.render(merged(GATEWAY, {"config": {"shutdown": {"drain": text}}}))
     spec = only(objects, "Deployment")["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == -(-parse_duration(text) // 1) + 3 + 7
+
+
+def test_the_first_upstream_of_a_gateway_is_the_api_wherever_its_name_stands(settings: Any) -> None:
+    """Helm sorts what it is given, and the first one mints."""
+    upstreams = {"api-2.mobula.io": {"connections": 8}, "a.example": {}, "api.mobula.io": {}}
+    found = settings(merged(GATEWAY, {"config": {"upstreams": upstreams}})).upstreams
+    assert list(found) == ["api.mobula.io", "api-2.mobula.io", "a.example"]
+    assert found["api-2.mobula.io"].connections == 8

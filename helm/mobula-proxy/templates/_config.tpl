@@ -37,7 +37,14 @@ decided here.
 {{- if ne .part "gateway" -}}
   {{- $config = omit $config "clients" "service_accounts" "ca" -}}
 {{- end -}}
-{{- mergeOverwrite $decided $config | toYaml -}}
+{{- mergeOverwrite $decided (omit $config "upstreams") | toYaml }}
+{{- if get $config "upstreams" }}
+# In order: the first one is the default, and mints.
+upstreams:
+  {{- range include "mobula-proxy.sidecar.upstreams" .root | fromYamlArray }}
+  {{ .name | quote }}: {{ .settings }}
+  {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* The gateway's listeners, as a YAML list. */}}
