@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from proxy.config import ClientSettings, ServiceAccountSettings, read_clients
@@ -77,13 +76,8 @@ class Reception(AbstractAsyncContextManager["Reception"]):
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
 
     async def _tell_store(self) -> None:
         """Tell the store what it has not been told, now and then and at the end."""
