@@ -71,6 +71,21 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
             {"listeners": {"reverse": {"port": 9090}}},
             "listeners.reverse.port is 9090, which is the admin port",
         ),
+        (
+            {"listeners": {"reverse": {"upstream": "api.example.com"}}},
+            "listeners.reverse.upstream is api.example.com, which is none of api.mobula.io, ",
+        ),
+        (
+            {
+                "listeners": {"reverse": {"upstream": "api.mobula.io"}},
+                "config": {"upstreams": {"graphql.mobula.io": {}}},
+            },
+            "listeners.reverse.upstream is api.mobula.io, which is none of graphql.mobula.io",
+        ),
+        (
+            merged(FORWARD, TLS, {"listeners": off("reverse")}),
+            "tls.existingSecret is set, but only the listener listeners.reverse speaks TLS",
+        ),
         (merged(TLS, {"tls": {"existingSecret": ""}}), "client certificates are shown over TLS"),
         (
             {"autoscaling": {"enabled": True, "minReplicas": 6, "maxReplicas": 5}},

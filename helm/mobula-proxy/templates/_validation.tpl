@@ -114,6 +114,18 @@
 {{- if and $listeners.forward.enabled (not $values.ca.existingSecret.name) }}
 - "ca.existingSecret.name is empty: all replicas of a forward listener must show certificates of one CA; put its key into a Secret, see docs/helm.md"
 {{- end }}
+{{- with $listeners.reverse.upstream }}
+{{- $known := list }}
+{{- range include "mobula-proxy.sidecar.upstreams" $ | fromYamlArray }}
+{{- $known = append $known .name }}
+{{- end }}
+{{- if not (has . $known) }}
+- {{ printf "listeners.reverse.upstream is %s, which is none of %s" . (join ", " $known) | quote }}
+{{- end }}
+{{- end }}
+{{- if and $values.tls.existingSecret (not $listeners.reverse.enabled) }}
+- "tls.existingSecret is set, but only the listener listeners.reverse speaks TLS: enable it, or leave tls out"
+{{- end }}
 {{- if and $values.tls.clientCa.existingSecret (not $values.tls.existingSecret) }}
 - "tls.clientCa.existingSecret is set without tls.existingSecret: client certificates are shown over TLS only"
 {{- end }}
