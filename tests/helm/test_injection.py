@@ -213,6 +213,14 @@ def test_what_makes_pods_is_refused_before_it_makes_any(
         cluster.admit(maker("http"), operation=operation)
 
 
+def test_a_wrong_one_from_before_the_policy_can_be_deleted(cluster: Cluster) -> None:
+    job: Object = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}}
+    job["spec"] = {"template": asking(mode="http")}
+    assert cluster.complaints(job, operation="UPDATE")
+    job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not cluster.complaints(job, operation="UPDATE")
+
+
 def test_a_template_without_metadata_asks_for_nothing(cluster: Cluster) -> None:
     spec = {"template": {"spec": pod("reverse")["spec"]}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": spec}
