@@ -355,3 +355,4 @@ def test_a_platform_may_choose_the_user(helm: Helm) -> None:
     nobody = {"runAs": {"user": None, "group": None, "fsGroup": None}}
     context = spec_of(gateway(helm.render(merged(GATEWAY, nobody))))["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert "runAsUser: " not in str(helm.files(merged(CASES["gateway and sidecars"], nobody)))

@@ -108,10 +108,10 @@ container:
   resources:
     {{- toYaml $root.Values.resources | nindent 4 }}
   securityContext:
-    {{- with $root.Values.runAs.user }}
+    {{- with get $root.Values.runAs "user" }}
     runAsUser: {{ . | int64 }}
     {{- end }}
-    {{- with $root.Values.runAs.group }}
+    {{- with get $root.Values.runAs "group" }}
     runAsGroup: {{ . | int64 }}
     {{- end }}
     {{- include "mobula-proxy.securityContext" $root | nindent 4 }}
