@@ -71,6 +71,12 @@ def test_names_fit_the_longest_release_name(helm: Helm, values: Values) -> None:
 
 
 @case
+def test_names_may_look_like_numbers(helm: Helm, values: Values) -> None:
+    numbers = merged(values, {"nameOverride": "1e3", "image": {"pullSecrets": ["12"]}})
+    kube.validate(helm.render(numbers, release="7", namespace="42"), kube.VERSIONS[-1])
+
+
+@case
 def test_two_releases_in_one_namespace_have_nothing_in_common(helm: Helm, values: Values) -> None:
     values = merged(values, {"fullnameOverride": ""})
     first, second = (helm.render(values, release=name) for name in ("first", "second"))

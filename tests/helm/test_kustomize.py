@@ -37,7 +37,7 @@ MINTER: Values = merged(
 )
 ONLY_HELM = re.compile(
     r"^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart): .*\n"
-    r"|^  namespace: mobula\n"
+    r'|^  namespace: "mobula"\n'
     r"|^ *annotations:\n +# .*\n +checksum/config: .*\n",
     re.MULTILINE,
 )

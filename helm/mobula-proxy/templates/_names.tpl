@@ -24,8 +24,8 @@
 
 {{/* What selects the pods of a part; takes root and part. It must never change. */}}
 {{- define "mobula-proxy.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "mobula-proxy.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "mobula-proxy.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .part }}
 {{- end -}}
 

@@ -22,7 +22,7 @@
 {{- if .existingSecret }}
 - name: tls
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
 {{- if .clientCa.existingSecret }}
 {{ include "mobula-proxy.secretVolume" (dict "name" "client-ca" "secret" .clientCa.existingSecret "key" .clientCa.key "path" "ca.crt") }}
@@ -123,11 +123,11 @@ spec:
   {{- with $values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with $values.nodeSelector }}
   nodeSelector:
@@ -183,7 +183,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: {{ include "mobula-proxy.partName" . }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "mobula-proxy.labels" . | nindent 4 }}
 data:
@@ -194,7 +194,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata:
   name: {{ include "mobula-proxy.partName" . }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "mobula-proxy.labels" . | nindent 4 }}
   {{- with .root.Values.serviceAccount.annotations }}

@@ -26,19 +26,19 @@ apiVersion: external-secrets.io/v1
 kind: ExternalSecret
 metadata:
   name: {{ include "mobula-proxy.partName" . }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "mobula-proxy.labels" . | nindent 4 }}
 spec:
   refreshInterval: {{ .from.externalSecret.refreshInterval }}
   secretStoreRef:
-    name: {{ .from.externalSecret.store }}
+    name: {{ .from.externalSecret.store | quote }}
     kind: {{ .from.externalSecret.kind }}
   target:
     name: {{ include "mobula-proxy.partName" . }}
     creationPolicy: Owner
   data:
-    - secretKey: {{ $key }}
+    - secretKey: {{ $key | quote }}
       remoteRef:
         key: {{ .from.externalSecret.remoteKey | quote }}
         {{- with .from.externalSecret.property }}
@@ -49,12 +49,12 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: {{ include "mobula-proxy.partName" . }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "mobula-proxy.labels" . | nindent 4 }}
 type: Opaque
 stringData:
-  {{ $key }}: {{ .from.value | quote }}
+  {{ $key | quote }}: {{ .from.value | quote }}
 {{- end -}}
 {{- end -}}
 
@@ -62,10 +62,10 @@ stringData:
 {{- define "mobula-proxy.secretVolume" -}}
 - name: {{ .name }}
   secret:
-    secretName: {{ .secret }}
+    secretName: {{ .secret | quote }}
     defaultMode: 0440
     items:
-      - key: {{ .key }}
+      - key: {{ .key | quote }}
         path: {{ .path }}
 {{- end -}}
 
@@ -76,8 +76,8 @@ stringData:
 - name: MOBULA_PROXY__STORE__URL
   valueFrom:
     secretKeyRef:
-      name: {{ .name }}
-      key: {{ .key }}
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -248,7 +248,7 @@ env:
     valueFrom:
       secretKeyRef:
         name: {{ $name | quote }}
-        key: {{ $secret.storeUrlKey }}
+        key: {{ $secret.storeUrlKey | quote }}
   {{- else if $url }}
   - name: MOBULA_PROXY__STORE__URL
     value: {{ $url | quote }}
@@ -263,7 +263,7 @@ volumes:
       secretName: {{ $name | quote }}
       defaultMode: 0444 # the group of the pod is the app's affair; only the sidecar mounts it
       items:
-        - key: {{ $secret.apiKeyKey | default $secret.storeSecretKey }}
+        - key: {{ $secret.apiKeyKey | default $secret.storeSecretKey | quote }}
           path: {{ $file }}
 {{- end -}}
 
