@@ -254,23 +254,19 @@ def test_only_labelled_pods_of_the_named_namespaces_come_in(helm: Helm) -> None:
         merged(GATEWAY, {"networkPolicy": {"clients": {"namespaces": ["research", "batch"]}}})
     )
     clients, monitoring = only(objects, "NetworkPolicy")["spec"]["ingress"]
-    assert clients == {
-        "from": [
-            {
-                "namespaceSelector": {
-                    "matchExpressions": [
-                        {
-                            "key": "kubernetes.io/metadata.name",
-                            "operator": "In",
-                            "values": ["research", "batch"],
-                        }
-                    ]
-                },
-                "podSelector": {"matchLabels": {"mobula-proxy/client": "true"}},
-            }
-        ],
-        "ports": [{"port": "reverse", "protocol": "TCP"}],
+    assert clients["from"][0] == {
+        "namespaceSelector": {
+            "matchExpressions": [
+                {
+                    "key": "kubernetes.io/metadata.name",
+                    "operator": "In",
+                    "values": ["research", "batch"],
+                }
+            ]
+        },
+        "podSelector": {"matchLabels": {"mobula-proxy/client": "true"}},
     }
+    assert clients["ports"] == [{"port": "reverse", "protocol": "TCP"}]
     assert monitoring["ports"] == [{"port": "admin", "protocol": "TCP"}]
 
 
@@ -318,11 +314,15 @@ def test_https_does_not_go_to_what_clouds_tell_of_the_machine(helm: Helm) -> Non
     assert https["to"][0]["ipBlock"] == {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
 
 
-def test_the_test_pod_is_let_in_as_clients_are(helm: Helm) -> None:
-    objects = helm.render(GATEWAY)
+def test_nobody_else_is_let_in_but_the_test_pod_wherever_clients_are(helm: Helm) -> None:
+    elsewhere = {"networkPolicy": {"clients": {"namespaces": ["research"]}}}
+    objects = helm.render(merged(GATEWAY, elsewhere))
     clients, _ = only(objects, "NetworkPolicy")["spec"]["ingress"]
-    wanted = clients["from"][0]["podSelector"]["matchLabels"]
-    assert wanted.items() <= only(objects, "Pod")["metadata"]["labels"].items()
+    _, test = clients["from"]
+    assert test.keys() == {"podSelector"}
+    wanted = test["podSelector"]["matchLabels"].items()
+    assert wanted <= only(objects, "Pod")["metadata"]["labels"].items()
+    assert not wanted <= gateway(objects)["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_monitoring_scrapes_gateway_and_minter_each_by_itself(helm: Helm) -> None:
