@@ -29,10 +29,8 @@ def proxy(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def settings(compose: dict[str, Any], tmp_path: Path) -> Settings:
-    file = tmp_path / "config.yaml"
-    file.write_text(compose["configs"]["mobula-proxy"]["content"])
-    return load(file=file, environ={}, overrides=[])
+def settings(proxy: dict[str, Any]) -> Settings:
+    return load(file=None, environ=proxy["environment"], overrides=[])
 
 
 def test_its_service_has_no_more_rights_than_it_needs(proxy: dict[str, Any]) -> None:
@@ -41,8 +39,10 @@ def test_its_service_has_no_more_rights_than_it_needs(proxy: dict[str, Any]) -> 
     assert proxy["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_its_settings_are_mounted_where_its_command_looks_for_them(proxy: dict[str, Any]) -> None:
-    assert proxy["command"] == ["serve", "--config", proxy["configs"][0]["target"]]
+def test_all_that_is_mounted_is_there_before_its_container(compose: dict[str, Any]) -> None:
+    """Into one whose root file system is read-only, Compose writes no file."""
+    assert compose.keys() == {"services", "secrets", "volumes"}
+    assert all(each.keys() == {"file"} for each in compose["secrets"].values())
 
 
 def test_its_settings_name_the_secret_and_a_new_folder_on_the_volume(
@@ -50,7 +50,7 @@ def test_its_settings_name_the_secret_and_a_new_folder_on_the_volume(
 ) -> None:
     (secret,) = compose["secrets"]
     (volume,) = proxy["volumes"]
-    assert settings.api_key.file == f"/run/secrets/{secret}"
+    assert proxy["environment"]["MOBULA_API_KEY_FILE"] == f"/run/secrets/{secret}"
     assert settings.state_dir is not None
     assert Path(settings.state_dir).parent == Path(volume.partition(":")[2])
 
