@@ -22,7 +22,10 @@ FENCE = re.compile(r"^```yaml\n# ([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INSTALL = re.compile(
     r"^helm install (\S+) helm/mobula-proxy --namespace (\S+) --values (\S+)$", re.MULTILINE
 )
-FILES = {name: list(yaml.safe_load_all(text)) for name, text in FENCE.findall(PAGE)}
+FILES = {
+    name: list(yaml.safe_load_all(text.replace("…", "0" * 64)))
+    for name, text in FENCE.findall(PAGE)
+}
 EXCERPT = ": injected"
 MANIFESTS = {name: each for name, each in FILES.items() if "kind" in each[0]}
 VALUES = {
