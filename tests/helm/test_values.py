@@ -86,6 +86,7 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
             merged(FORWARD, TLS, {"listeners": off("reverse")}),
             "tls.existingSecret is set, but only the listener listeners.reverse speaks TLS",
         ),
+        (on("injection"), "injection.enabled is true, but sidecars could not read what"),
         (merged(TLS, {"tls": {"existingSecret": ""}}), "client certificates are shown over TLS"),
         (
             {"autoscaling": {"enabled": True, "minReplicas": 6, "maxReplicas": 5}},

@@ -129,6 +129,9 @@
 {{- if and $values.tls.clientCa.existingSecret (not $values.tls.existingSecret) }}
 - "tls.clientCa.existingSecret is set without tls.existingSecret: client certificates are shown over TLS only"
 {{- end }}
+{{- if and $values.injection.enabled (not $values.sidecar.secret.apiKeyKey) (not (include "mobula-proxy.storeSecretName" .)) }}
+- "injection.enabled is true, but sidecars could not read what the gateway stores, since the static key seals it: set minter.enabled to true, or sidecar.secret.apiKeyKey"
+{{- end }}
 {{- if and $values.autoscaling.enabled (lt (int $values.autoscaling.maxReplicas) (int $values.autoscaling.minReplicas)) }}
 - {{ printf "autoscaling.maxReplicas is %d, less than autoscaling.minReplicas, which is %d" (int $values.autoscaling.maxReplicas) (int $values.autoscaling.minReplicas) | quote }}
 {{- end }}
