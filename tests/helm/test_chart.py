@@ -350,6 +350,15 @@ def test_monitoring_scrapes_sidecars_wherever_they_are(helm: Helm) -> None:
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "mobula-admin"
 
 
+@pytest.mark.parametrize("name", WATCHED)
+def test_labels_for_monitoring_are_beside_our_own(helm: Helm, name: str) -> None:
+    labels = {name: {"labels": {"release": "prometheus", "app.kubernetes.io/instance": "other"}}}
+    files = helm.files(merged(CASES["gateway and sidecars"], WATCHED, labels))
+    (text,) = [each for each in files.values() if "release: prometheus" in each]
+    (labelled,) = [each for each in text.split("\n---\n") if "release: prometheus" in each]
+    assert "app.kubernetes.io/instance: other" not in labelled
+
+
 def test_the_image_is_named_by_its_digest_where_one_is_given(helm: Helm) -> None:
     digest = f"sha256:{'a' * 64}"
     objects = helm.render(merged(GATEWAY, {"image": {"digest": digest, "tag": "1.0.0"}}))
