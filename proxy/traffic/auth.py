@@ -184,8 +184,10 @@ class Auth:
         return bool(self.roster.of_token(token) or (reviews and reviews.known(token)))
 
     def _by_token(self, visit: Visit) -> Guest | None:
-        found = ((self.roster.of_token(each), each) for each in visit.tokens)
-        return next((Guest(client, visit, each) for client, each in found if client), None)
+        for each in visit.tokens:
+            if (client := self.roster.of_token(each)) is not None:
+                return Guest(client, visit, each)
+        return None
 
     def _by_connection(self, visit: Visit) -> Guest | None:
         client, evidence = None, visit.evidence

@@ -84,14 +84,21 @@ def read_request(
         low = name.lower()
         if low in kept_back:
             special.append((low, value))
-        elif keys.occur_in(line := b"%b: %b\r\n" % (name, value)):
-            found.stripped.append("header")
         else:
-            found.lines.append(line)
+            found.lines.append(b"%b: %b\r\n" % (name, value))
     if size > most_bytes:
         raise HeadersTooLarge(f"The header block is {size} bytes; at most {most_bytes} are taken.")
+    _strip_keys(found, keys)
     _read_special(found, special, version)
     return found
+
+
+def _strip_keys(found: RequestHeaders, keys: KeyFinder) -> None:
+    """Take out what holds a key; nearly always none does, which one look at all of it tells."""
+    if keys.occur_in(b"".join(found.lines)):
+        kept = [each for each in found.lines if not keys.occur_in(each)]
+        found.stripped += ["header"] * (len(found.lines) - len(kept))
+        found.lines = kept
 
 
 def _read_special(found: RequestHeaders, special: RawHeaders, version: tuple[int, int]) -> None:

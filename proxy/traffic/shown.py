@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
-from proxy.traffic.target import KEY_PARAMETERS, KeyFinder, parameter_name
+from proxy.traffic.target import KEY_PARAMETERS, KeyFinder, may_name_key, parameter_name
 
 TO_A_PROXY = (b"proxy-authorization",)
 """Where those stand that are for the proxy alone."""
@@ -26,7 +26,7 @@ def shown_in(
     It is taken bare, as a Bearer, or as the password of Basic.
     """
     found = [_bare(value) for name, value in headers if name.lower() in names]
-    if query:
+    if may_name_key(query):
         found += [
             unquote_to_bytes(value)
             for name, _, value in (each.partition(b"=") for each in query.split(b"&"))

@@ -259,7 +259,12 @@ def without_keys(
 
 
 def _may_hold_key(query: bytes, keys: KeyFinder) -> bool:
-    return b"%" in query or b"key" in query.lower() or keys.occur_in(query)
+    return may_name_key(query) or keys.occur_in(query)
+
+
+def may_name_key(query: bytes) -> bool:
+    """Tell whether a parameter may be named like one that holds a key; most queries have none."""
+    return b"%" in query or b"key" in query.lower()
 
 
 def _holds_key(parameter: bytes, keys: KeyFinder, by_name: bool) -> bool:
