@@ -214,6 +214,12 @@ async def test_request_may_show_another_client_than_its_connect(world: World) ->
     assert await world.who(visit(shown=(TOKEN,))) == "token"
 
 
+async def test_token_of_an_account_goes_no_further_beside_one_that_counts(world: World) -> None:
+    await world.who(visit(ACCOUNT))
+    both = visit(b"an-apps-own", TOKEN, ACCOUNT)
+    assert set(world.auth.shown_by(await world.enters(both))) == {TOKEN, ACCOUNT}
+
+
 async def test_token_is_reviewed_only_once_while_the_answer_is_good(world: World) -> None:
     for _ in range(3):
         await world.who(VISITS["account"])

@@ -181,6 +181,20 @@ async def test_other_hosts_ask_for_none_and_never_get_it(forward: App, way_out: 
         assert await near.head() == ESTABLISHED
 
 
+async def test_way_out_that_our_password_opens_leaves_upstreams_to_each_request(
+    start: Start, far: Far, way_out: Far, ca_folder: Path, scan: SecretScan
+) -> None:
+    through = f"http://me:our-own-password@{way_out.authority}"
+    scan.add("our-own-password")
+    async with start(placeholder=SECRET, upstream_proxy=through) as app, client(app) as near:
+        near.send(connect(b"far.test:443"))
+        assert await near.head() == ESTABLISHED
+        await near.start_tls(trust(ca_folder), "far.test")
+        near.send(request())
+        assert await refused(near) == (401, "client_unknown")
+    assert far.accepted == way_out.accepted == 0
+
+
 @pytest.mark.parametrize(
     "sent", [connect(b"other.test:443"), request(target=b"http://other.test/")]
 )

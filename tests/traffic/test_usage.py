@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ClientQuotaUsedUp, ClientRateLimited
+from proxy.tokens.store.base import Tally
 from proxy.traffic.clients import Client
 from proxy.traffic.usage import DAY_SECONDS, Usage
 
@@ -78,3 +79,14 @@ def test_client_without_limits_leaves_nothing_behind() -> None:
     usage = Usage()
     assert all(served(usage, Client("free")) for _ in range(3))
     assert repr(usage) == "<Usage day 0, 0 clients>"
+
+
+def test_what_is_counted_while_the_store_is_told_is_told_next() -> None:
+    usage = Usage()
+    served(usage, DAILY)
+    day, told = usage.untold(NOON)
+    served(usage, DAILY)
+    usage.told(day, {DAILY.name: 1})
+    assert [each.spent for each in told.values()] == [1]
+    assert usage.untold(NOON) == (day, {DAILY.name: Tally(spent=1, known=1)})
+    assert [served(usage, DAILY) for _ in range(2)] == [True, False]
