@@ -72,13 +72,19 @@ async def serve(
     settings: Settings, source: KeySource | None, key: StaticKey | None, secret: Secret | None
 ) -> int:
     """Serve until a signal or a quit request; return the exit code."""
+    signals = SignalWatch()
+    async with _app(settings, source, key, secret) as app:
+        return await _until_end(app, settings, signals)
+
+
+def _app(
+    settings: Settings, source: KeySource | None, key: StaticKey | None, secret: Secret | None
+) -> App:
+    """Return the proxy, or end the process for a file of the settings that is of no use."""
     try:
-        app = App(settings, source=source, key=key, secret=secret)
+        return App(settings, source=source, key=key, secret=secret)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-    signals = SignalWatch()
-    async with app:
-        return await _until_end(app, settings, signals)
 
 
 async def serve_demo(settings: Settings, key: str) -> int:
@@ -86,7 +92,7 @@ async def serve_demo(settings: Settings, key: str) -> int:
     signals = SignalWatch()
     async with (
         demo(settings, key) as (settings, source, url),
-        App(settings, source=source, key=source.read()) as app,
+        _app(settings, source, source.read(), None) as app,
     ):
         sys.stdout.write(_demo_text(app, url))
         sys.stdout.flush()

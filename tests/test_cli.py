@@ -333,6 +333,14 @@ def test_a_demo_ignores_the_certificate_authorities_of_the_upstream_it_stands_in
         assert process.serving()["admin"]
 
 
+def test_a_demo_refuses_a_file_of_clients_that_is_of_no_use(scan: SecretScan) -> None:
+    asking = 'listeners=[{"bind": "127.0.0.1:0", "authenticate": true}]'
+    arguments = ["serve", "--demo", *FREE_PORTS, "--set", asking, "--set", "clients_file=/no.yaml"]
+    with command(*arguments, scan=scan) as process:
+        assert process.wait() == 2
+    assert process.err.startswith("mobula-proxy: clients_file has 1 problem with the settings:")
+
+
 # sandbox
 
 
