@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
+from msgspec import field
+
 from proxy.settings.problems import SettingsError
 from proxy.settings.section import Finding, Section, parse
 from proxy.settings.sources import read_part
@@ -188,7 +190,7 @@ Clients = dict[ClientName, ClientSettings]
 class _ClientsFile(Section, frozen=True, kw_only=True):
     """What stands in a file of clients, as if it stood in the settings."""
 
-    clients: Clients
+    clients: Clients = field(default_factory=dict)
 
 
 def ambiguous(clients: Mapping[str, ClientSettings]) -> Iterator[Finding]:

@@ -139,6 +139,8 @@ def _read_file(file: Path, path: SettingPath = ()) -> _Entry | Problem:
         document = _parse(_text(file), path)
         if not isinstance(document.value, dict | None):
             raise Wrong("must be a mapping of settings")
+        if path and document.value is None:  # it may be half written
+            raise Wrong("is empty; write {} where nothing is meant")
     except Wrong as wrong:
         return Problem(str(file), str(wrong))
     origins = {place: f"{file}, line {line}" for place, line in document.lines.items()}

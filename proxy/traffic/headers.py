@@ -95,7 +95,7 @@ def read_request(
 
 def _strip_keys(found: RequestHeaders, keys: KeyFinder) -> None:
     """Take out what holds a key; nearly always none does, which one look at all of it tells."""
-    if keys.occur_in(b"".join(found.lines)):
+    if found.lines and keys.occur_in(b"".join(found.lines)):
         kept = [each for each in found.lines if not keys.occur_in(each)]
         found.stripped += ["header"] * (len(found.lines) - len(kept))
         found.lines = kept

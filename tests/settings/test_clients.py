@@ -303,11 +303,16 @@ def test_client_that_is_named_twice_in_the_file_is_refused(refused: Callable[...
     assert "clients.a: is set twice (in FILE, line 2)" in refused("a: {uids: [1]}\na: {uids: [2]}")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "null"])
-def test_file_without_a_client_is_refused(refused: Callable[..., str], text: str) -> None:
+@pytest.mark.parametrize("text", ["", "null", "# all gone"])
+def test_file_that_may_be_half_written_is_refused(refused: Callable[..., str], text: str) -> None:
     assert refused(text) == (
-        "1 problem with the settings:\n  clients: must have at least one entry (in FILE)"
+        "1 problem with the settings:\n  FILE: is empty; write {} where nothing is meant"
     )
+
+
+def test_last_client_of_a_file_can_be_taken_out(tmp_path: Path) -> None:
+    (tmp_path / "clients.yaml").write_text("{}")
+    assert read_clients(tmp_path / "clients.yaml", {}) == {}
 
 
 def test_file_that_is_missing_is_named(tmp_path: Path) -> None:

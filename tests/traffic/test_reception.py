@@ -139,8 +139,7 @@ WRONG = {
     "a plain token": (f"guest: {{tokens: [{OTHER.decode()}]}}", "must have sha256:"),
     "a plain token as text": (f"guest: {{tokens: {OTHER.decode()}}}", "must be a list"),
     "an unknown setting": ("guest: {uids: [1], token: [x]}", "did you mean clients.guest.tokens?"),
-    "no client": ("{}", "must have at least one entry"),
-    "nothing": ("", "must have at least one entry"),
+    "nothing": ("", "is empty; write {} where nothing is meant"),
     "no credential": ("guest: {requests_per_day: 5}", "has no credential"),
     "the name of one in the settings": (
         json.dumps({"settled": known_by(OTHER)}),
