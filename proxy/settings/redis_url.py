@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from proxy.settings.values import Wrong
 
@@ -28,6 +28,8 @@ _OPTIONS: Mapping[Kind, set[str]] = {
     "sentinel": _TLS_OPTIONS | {"sentinel_username", "sentinel_password"},
     "cluster": _TLS_OPTIONS,
 }
+_URL = re.compile(r"([^:/?#]+):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
+"""The parts of a URL (RFC 3986, appendix B)."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 
 
@@ -90,10 +92,12 @@ def is_redis(text: str) -> bool:
 
 
 def _split(text: str) -> SplitResult:
-    try:
-        url = urlsplit(text)
-    except ValueError:
-        raise Wrong("must have brackets around an IPv6 address, as in redis://[::1]:6379") from None
+    """Take a URL apart; `urlsplit` would refuse an IPv6 address behind another host."""
+    found = _URL.fullmatch(text)
+    scheme, authority, *rest = found.groups(default="") if found else [text, "", "", "", ""]
+    url = SplitResult(scheme.lower(), authority, *rest)
+    if authority.count("[") != authority.count("]"):
+        raise Wrong("must have brackets around an IPv6 address, as in redis://[::1]:6379")
     if not text.isprintable() or " " in text or url.fragment or text.endswith("#"):
         raise Wrong("must have each space, control character and # written as %20 and the like")
     return url

@@ -52,7 +52,9 @@ class Server:
         assert self._server is not None
         self._server.close()
         for writer in self.streams:
-            writer.transport.abort()
+            # Until Python 3.11.4 asyncio's TLS could not abort what the other end had closed.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
         await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
