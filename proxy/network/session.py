@@ -3,6 +3,7 @@
 It is for calls that are not on the hot path, and may carry the static key.
 """
 
+import json
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,22 @@ def through_proxy(dialer: Dialer, url: str) -> tuple[dict[str, Any], dict[str, s
     headers = {"Proxy-Authorization": credentials} if credentials else {}
     options = {"proxy": f"http://{proxy.place}", "proxy_headers": headers}
     return options, headers if parts.scheme == "http" else {}
+
+
+async def read_json(response: aiohttp.ClientResponse, most_bytes: int) -> Any:
+    """Read an answer to its end; return what its JSON says, None if it is none.
+
+    Raises ClientPayloadError for one that is longer, beside what aiohttp raises.
+    """
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > most_bytes:
+            raise aiohttp.ClientPayloadError("answer too long")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
 
 
 def why_broken(error: BaseException) -> str:

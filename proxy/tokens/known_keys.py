@@ -33,7 +33,7 @@ class KnownKeys:
 
     def _prepare(self) -> None:
         self._plain = self._kept + self._used
-        self._encoded = tuple(map(percent_pattern, self._plain))
+        self._encoded = tuple(map(_percent_pattern, self._plain))
 
     def occur_in(self, data: bytes) -> bool:
         """Tell whether a key stands in `data`, be it percent-encoded."""
@@ -48,6 +48,6 @@ class KnownKeys:
         return data
 
 
-def percent_pattern(key: bytes) -> re.Pattern[bytes]:
+def _percent_pattern(key: bytes) -> re.Pattern[bytes]:
     """Return what matches a key, also where some or all of it is percent-encoded."""
     return re.compile(b"".join(b"(?:%s|%%(?i:%02x))" % (re.escape(bytes([c])), c) for c in key))

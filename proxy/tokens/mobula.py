@@ -5,7 +5,6 @@ never verified: its secret is Mobula's.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +20,7 @@ from proxy.errors import ERROR_HEADER
 from proxy.network.dialer import Dialer
 from proxy.network.errors import UpstreamProxyError
 from proxy.network.reason import reason
-from proxy.network.session import make_connector, through_proxy, why_broken
+from proxy.network.session import make_connector, read_json, through_proxy, why_broken
 from proxy.tokens.claims import claims_of
 from proxy.tokens.clock import steady
 from proxy.tokens.model import Inspection, MintFault, Secret, Standing, Token
@@ -233,12 +232,8 @@ class MobulaClient:
             **self._options,
             **request,
         ) as response:
-            raw = bytearray()
-            async for chunk in response.content.iter_any():
-                raw += chunk
-                if len(raw) > MAX_ANSWER_BYTES:
-                    raise aiohttp.ClientPayloadError("answer too long")
-            return _Answer(response.status, response.headers, _json(bytes(raw)))
+            body = await read_json(response, MAX_ANSWER_BYTES)
+            return _Answer(response.status, response.headers, body)
 
     def _read_batch(
         self, answer: _Answer, key: Secret, sent_at: float, request_limit: int
@@ -402,13 +397,6 @@ def _count(value: Any) -> int | None:
     """Read a number that Mobula sends as a string; None when it is none, or below zero."""
     text = str(value)
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
-
-
-def _json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
 
 
 def read_date(text: str | None) -> float | None:

@@ -5,7 +5,6 @@ never passed on, since nothing keeps the token out of that text.
 """
 
 import asyncio
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ import aiohttp
 from proxy.config import ServiceAccountSettings
 from proxy.network.dialer import Dialer
 from proxy.network.reason import reason
-from proxy.network.session import SessionResolver, why_broken
+from proxy.network.session import SessionResolver, read_json, why_broken
 from proxy.tokens.model import Secret
 
 PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -127,12 +126,7 @@ class TokenReviewer:
             ssl=own.tls or True,
             allow_redirects=False,
         ) as response:
-            raw = bytearray()
-            async for chunk in response.content.iter_any():
-                raw += chunk
-                if len(raw) > MAX_ANSWER_BYTES:
-                    raise aiohttp.ClientPayloadError("answer too long")
-            return response.status, _json(bytes(raw))
+            return response.status, await read_json(response, MAX_ANSWER_BYTES)
 
 
 _MEANINGS: Final = {
@@ -150,13 +144,6 @@ def _meaning(status: int) -> str:
     if 300 <= status < 400:
         return f"it answered {status}: redirects are not followed with tokens"
     return f"it answered {status}: {_MEANINGS.get(status, 'it failed')}"
-
-
-def _json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _read_review(body: Any, audience: str) -> str:
