@@ -192,6 +192,14 @@ def _custom(api: str, kind: str, spec: Object) -> tuple[tuple[str, str], Object]
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _TIME = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$"}
+
+
+def _endpoints(**more: Object) -> Object:
+    """What a monitor scrapes."""
+    common = {"port": _TEXT, "path": _TEXT, "interval": _TIME}
+    return {"type": "array", "minItems": 1, "items": _fields(("port",), **common, **more)}
+
+
 _RULE = _fields(
     ("alert", "expr"),
     **{"alert": _TEXT, "expr": _TEXT, "for": _TIME, "labels": _TEXTS, "annotations": _TEXTS},
@@ -205,18 +213,9 @@ _CUSTOM = dict(
                 ("selector", "podMetricsEndpoints"),
                 selector=_fields(matchLabels=_TEXTS),
                 namespaceSelector=_fields(("any",), any={"const": True}),
-                podMetricsEndpoints={
-                    "type": "array",
-                    "minItems": 1,
-                    "items": _fields(
-                        ("port",),
-                        port=_TEXT,
-                        path=_TEXT,
-                        interval=_TIME,
-                        scrapeTimeout=_TIME,
-                        honorLabels={"type": "boolean"},
-                    ),
-                },
+                podMetricsEndpoints=_endpoints(
+                    scrapeTimeout=_TIME, honorLabels={"type": "boolean"}
+                ),
             ),
         ),
         _custom(
@@ -225,22 +224,14 @@ _CUSTOM = dict(
             _fields(
                 ("selector", "endpoints"),
                 selector=_fields(matchLabels=_TEXTS),
-                endpoints={
-                    "type": "array",
-                    "minItems": 1,
-                    "items": _fields(
-                        ("port",),
-                        port=_TEXT,
-                        path=_TEXT,
-                        interval=_TIME,
-                        relabelings={
-                            "type": "array",
-                            "items": _fields(
-                                ("targetLabel", "replacement"), targetLabel=_TEXT, replacement=_TEXT
-                            ),
-                        },
-                    ),
-                },
+                endpoints=_endpoints(
+                    relabelings={
+                        "type": "array",
+                        "items": _fields(
+                            ("targetLabel", "replacement"), targetLabel=_TEXT, replacement=_TEXT
+                        ),
+                    },
+                ),
             ),
         ),
         _custom(
